@@ -1,1 +1,1 @@
-"""Connect the agent to the outside world: one module for each thing that it touches. No decisions."""
+"""Connect the agent to the outside world, with one module for each part of it. No decisions."""

@@ -1,4 +1,4 @@
-"""Read all counters of this node's kernel that metrics show."""
+"""Read the counters of this node's kernel for metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .probes import refused_packets
 
 
 def read() -> NodeCounters:
-    """Return the counters; what the kernel does not give is None."""
+    """Return the counters; a counter that the kernel lacks is None."""
     found = node_counters.read(ids.DEVICE_PREFIX)
     with contextlib.suppress(KernelError):
         found = replace(found, refused=refused_packets.read())

@@ -28,12 +28,12 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class NamespaceLock:
-    """Holds the lock until the process ends: a new lock, or the one passed by :meth:`hand_over`."""
+    """The lock, held until the process ends: a new one, or the one passed by :meth:`hand_over`."""
 
     def __init__(self) -> None:
         """Take the lock. Raises OSError if another agent runs in this network namespace."""
         self.problems: tuple[Problem, ...] = ()
-        """Reports another user's process that has bound the name: then a second agent would not be noticed."""
+        """Reports a process of another user that has bound the name, so that a second agent would not be noticed."""
         self._socket = _handed_over() or self._bound()
         if self._socket is not None:
             # Connections that are never accepted would fill the queue, and the next agent could not find the holder.
@@ -99,7 +99,7 @@ def _handed_over() -> socket.socket | None:
 
 
 def _holder() -> tuple[int, int]:
-    """Return pid and user of the process that has the name.
+    """Return the pid and user id of the process that has bound the name.
 
     The pid is 0 if the process is in another pid namespace. The user is -1 if the process does not listen.
     """

@@ -1,6 +1,6 @@
 """Report the state of this process to the service manager, and feed its watchdog.
 
-The protocol is a datagram of a few words to a unix socket (``sd_notify(3)``): less than any library for it.
+The protocol is one short datagram to a unix socket (``sd_notify(3)``), so no library is used.
 Without a service manager, as in a container, nothing is sent.
 """
 
@@ -15,14 +15,14 @@ import time
 SOCKET = "NOTIFY_SOCKET"
 """Environment variable with the path of the socket; ``@`` begins an abstract name."""
 WATCHDOG_USEC, WATCHDOG_PID = "WATCHDOG_USEC", "WATCHDOG_PID"
-"""Environment variables with the time-out of the watchdog, microseconds, and with the process that has to feed it."""
+"""Environment variables with the time-out of the watchdog, microseconds, and the process that must feed it."""
 READY, STOPPING = "READY=1", "STOPPING=1"
 FEEDS = 3
-"""Feeds of the watchdog in one time-out."""
+"""Number of feeds of the watchdog in one time-out."""
 
 
 def notify(state: str) -> None:
-    """Send a state. A service manager that does not take it is no reason to end."""
+    """Send a state. A failure is ignored: the agent can run without a service manager."""
     path = os.environ.get(SOCKET, "")
     if not path:
         return
@@ -38,7 +38,7 @@ def reloading() -> None:
 
 
 async def feed_watchdog() -> None:
-    """Feed the watchdog as long as the event loop runs. Ends with its task."""
+    """Feed the watchdog until cancelled, so that it expires if the event loop hangs."""
     interval_s = _interval_s()
     while interval_s:
         notify("WATCHDOG=1")

@@ -1,4 +1,4 @@
-"""Threads beside the event loop, for what blocks or computes for long."""
+"""Run functions that block, or compute for long, in threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class WorkerThreads:
-    """Any number of calls at once, each in a thread of the event loop's pool."""
+    """The event loop's pool of threads; any number of calls at once."""
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function in another thread and return its result. Raises what it raises."""

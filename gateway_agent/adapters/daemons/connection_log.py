@@ -19,12 +19,12 @@ MODULE = "gateway_agent.connection_log"
 RESTART_S = 2.0
 """Seconds from the end of a process to the next one."""
 END_S = 3.0
-"""Seconds that a process has for the lines of what it has read."""
+"""Seconds for a stopping process to write the lines of events that it has read."""
 log = logging.getLogger(__name__)
 
 
 class ConnectionLog:
-    """One process at a time; none if the configuration has no log."""
+    """The supervisor of the process, of which one runs at a time; none if the configuration has no log."""
 
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
@@ -32,7 +32,7 @@ class ConnectionLog:
 
     @property
     def report(self) -> Report | None:
-        """Return the numbers of the process; None if there is no log."""
+        """Return the counters of the process; None if there is no log."""
         return report.read(self._config.run_dir) if self._config.connection_log else None
 
     @property
@@ -45,7 +45,7 @@ class ConnectionLog:
         if found.lost:
             messages.append(f"{found.lost} starts and ends of connections were lost: they came too fast")
         if found.unwritten:
-            messages.append(f"{found.unwritten} lines were lost, since the disk did not take them")
+            messages.append(f"{found.unwritten} lines were lost, since they could not be written")
         return tuple(Problem("connectionLog", "", text) for text in messages if text)
 
     async def run(self) -> None:
@@ -97,7 +97,7 @@ def _environment() -> dict[str, str]:
 
 
 async def _end(process: Process) -> None:
-    """Let a process write what it has read, and wait for its end."""
+    """Stop a process, which first writes the events that it has read, and wait for its end."""
     if process.stdin is not None:
         process.stdin.close()
     with contextlib.suppress(TimeoutError):

@@ -35,7 +35,7 @@ FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.1, 10.0
 SYNCING_POLL_S, SYNCED_POLL_S = 0.25, 5.0
 """Seconds between two readings of its counters: until it is in sync, and after that."""
 START_ATTEMPTS, RUNNING_ATTEMPTS = 120, 3
-"""Failed calls in a row, :data:`SYNCING_POLL_S` apart, after which it is restarted: after a start, and later."""
+"""Consecutive failed calls, :data:`SYNCING_POLL_S` apart, after which it is restarted: after a start, and later."""
 TAKEOVER_PAUSE_S = 1.0
 """Seconds from mastership to the first reading of the whole table. The takeover itself needs the processor."""
 RESEND_INTERVAL_S = 60.0
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class ConnectionSync:
-    """Runs all ``conntrackd`` of this node. Every method belongs to the agent's event loop.
+    """The supervisor of all ``conntrackd`` of this node. Every method belongs to the agent's event loop.
 
     ``changed``: called after each change of a state. ``prefix``: put before each command. ``refresh``: seconds, see
     :data:`RESEND_INTERVAL_S`.
@@ -166,7 +166,7 @@ class _Instance:
         parts = (asyncio.create_task(self._listen(process)), asyncio.create_task(self._watch(process)))
         try:
             await process.wait()
-            await asyncio.wait(parts[:1], timeout=END_TIMEOUT_S)  # its last line is the reason
+            await asyncio.wait(parts[:1], timeout=END_TIMEOUT_S)  # The last line has the reason.
         finally:
             for part in parts:
                 part.cancel()
@@ -182,7 +182,7 @@ class _Instance:
                 self._update(error=message)
 
     async def _watch(self, process: Process) -> None:
-        """Give it its role and read its counters. End it if it does not answer."""
+        """Set the role of conntrackd and read its counters. End it if it does not answer."""
         attempts = START_ATTEMPTS
         while attempts:
             try:

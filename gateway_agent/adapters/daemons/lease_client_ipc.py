@@ -1,4 +1,4 @@
-"""Connect the agent to the lease daemon: start it or find it running, send configurations, receive states."""
+"""Connect the agent to the lease daemon: find or start the daemon, send configurations, receive states."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LeaseDaemonClient:
         self._run_dir = run_dir
         self._config: KeeperConfig | None = None
         self._line = b""
-        """The configuration as it is sent, again and again as a sign of life."""
+        """The encoded configuration, which is also sent periodically as a sign of life."""
         self._writer: asyncio.StreamWriter | None = None
         self._gone = asyncio.Event()
         self._standby = StandbyDaemon(run_dir)
@@ -53,7 +53,7 @@ class LeaseDaemonClient:
         self._refused = ""
         """The reason why no daemon could be started or connected to at the last attempt."""
         self._unconfigured = ""
-        """The reason why the daemon that runs could follow no configuration so far."""
+        """The reason why the running daemon has not been able to apply any configuration."""
 
     @property
     def failure(self) -> str:
@@ -109,7 +109,7 @@ class LeaseDaemonClient:
                         state = msgspec.json.decode(line, type=KeeperState)
                         unconfigured = state.incarnation == UNCONFIGURED
                         self._unconfigured = "; ".join(state.problems) if unconfigured else ""
-                        # It knows nothing of the egress IPs: the last state of the daemon before it stays in force.
+                        # This daemon knows no egress IPs: the last state of the previous daemon stays in force.
                         if not unconfigured:
                             yield state
                 self._close()
@@ -184,7 +184,7 @@ class LeaseDaemonClient:
             return await self._open()
 
     async def _found(self) -> asyncio.StreamReader:
-        """Return the connection to a daemon that runs, or that another program starts in time."""
+        """Return the connection to a running daemon, or to one that another program starts in time."""
         now = asyncio.get_running_loop().time
         deadline = now() + self._start_timeout
         while True:

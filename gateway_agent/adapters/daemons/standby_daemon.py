@@ -18,7 +18,10 @@ MODULE = "gateway_agent.lease_daemon"
 
 
 class StandbyDaemon:
-    """Starts daemons for one run directory. The standby ends with this process, which closes its standard input."""
+    """The starter of daemons for one run directory.
+
+    The standby ends with this process, which closes its standard input.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
@@ -30,7 +33,10 @@ class StandbyDaemon:
             self._process = await self._spawn(WAIT)
 
     async def begin(self) -> None:
-        """Start a daemon and return when it listens. Raises OSError, also if another one has locked the directory."""
+        """Start a daemon and return when it listens.
+
+        Raises OSError, also if another daemon has locked the directory.
+        """
         standby, self._process = self._process, None
         # A standby that has died in the meantime counts as none.
         if standby is not None and not await _failure(standby):
@@ -57,7 +63,7 @@ class StandbyDaemon:
 
 
 async def _failure(process: Process) -> str:
-    """Let a standby begin. Return why it could not; empty if it listens."""
+    """Let a standby take over. Return why it could not; empty if it listens."""
     _, said = await process.communicate(b"\n")
     last = said.decode(errors="replace").strip().splitlines()[-1:]
     return "" if not process.returncode else " ".join(last) or f"exit code {process.returncode}"

@@ -1,1 +1,1 @@
-"""Read files of the owner: manifests and keys."""
+"""Read and write files of the operator: manifests and keys."""

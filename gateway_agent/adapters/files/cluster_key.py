@@ -29,11 +29,11 @@ class KeyFiles:
         self._accepted = tuple(accepted)
 
     def make(self) -> bool:
-        """Make the key file if there is none, and return True if it was made. Raises OSError."""
+        """Create the key file if there is none. Return True if it was created. Raises OSError."""
         return make(self._path)
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return what is wrong with the key files."""
+        """Return the problems of the key files."""
         accepted = (problem for path in self._accepted for problem in problems(path, accepted=True))
         return (*problems(self._path), *accepted)
 
@@ -41,7 +41,7 @@ class KeyFiles:
 def make(path: Path) -> bool:
     """Create the key file (mode 0600) if there is none. Return True if it was created. Raises OSError.
 
-    Not by :func:`cni.files.replace_file`: a key that is there must not be replaced.
+    Not by :func:`cni.files.replace_file`: an existing key must not be replaced.
     """
     if path.exists():
         return False

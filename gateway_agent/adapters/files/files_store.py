@@ -37,7 +37,7 @@ Stamp = tuple[int, int, int]
 
 
 class FilesStore:
-    """Reads and watches the files of one directory, without its subdirectories.
+    """The store: the files of one directory, without its subdirectories.
 
     ``last_good``: directory for copies of the last good states; it is created if it is missing.
     """
@@ -71,7 +71,10 @@ class FilesStore:
                 yield inventory
 
     async def current(self) -> Inventory:
-        """Return the present inventory. Wait up to a second for files that are being written. Raises as read()."""
+        """Return the present inventory.
+
+        Wait up to a second for files that are being written. Raises like :meth:`read`.
+        """
         async with self._reading:
             inventory = await asyncio.to_thread(self.read)
             for _ in range(MAX_SETTLE_WAITS):
@@ -83,7 +86,7 @@ class FilesStore:
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
-        """Read nothing inside of this context: the files are being replaced, and count together."""
+        """Suspend reading within this context, in which a set of files is replaced as a whole."""
         async with self._reading:
             yield
 
@@ -243,7 +246,7 @@ class FilesStore:
         self._contents[name] = content
 
     def _assembled(self) -> Inventory:
-        """Return the inventory of what was read: the last one if nothing has changed, as in most looks."""
+        """Return the inventory of the files that were read; the same object as before if none has changed."""
         if self._last is None or not _same(self._last[0], self._contents):
             self._last = dict(self._contents), parsing.assemble(self._contents)
         inventory = self._last[1]
@@ -263,7 +266,7 @@ class FilesStore:
 
 
 def _same(before: Mapping[str, parsing.FileContent], now: Mapping[str, parsing.FileContent]) -> bool:
-    """Return True if the files are the same, and none was read anew."""
+    """Return True if the files are the same, and none was read again."""
     return before.keys() == now.keys() and all(before[name] is content for name, content in now.items())
 
 
@@ -277,10 +280,10 @@ def _young(status: os.stat_result) -> bool:
 
 
 class NoReport:
-    """Stands for the reporter: files take no reports."""
+    """A reporter that reports nothing: files have no status."""
 
     async def run(self) -> None:
-        """Wait for ever. Ends with its task."""
+        """Wait until cancelled."""
         await asyncio.Event().wait()
 
     async def leave(self) -> None:

@@ -13,7 +13,7 @@ MAX_KEY_FILE_BYTES = 4096
 
 
 class KeyFiles:
-    """Maintains the key ring of one node. A file that cannot be read leaves its key unchanged."""
+    """The key ring of one node. A file that cannot be read leaves its key unchanged."""
 
     def __init__(self) -> None:
         self.ring: Keyring | None = None

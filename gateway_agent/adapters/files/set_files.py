@@ -1,9 +1,9 @@
-"""The manifests of a node as files, replaced by a set as a whole: also after a crash or a power cut at any point.
+"""Replace the manifest files of a node by a set, as a whole, even if a crash or a power cut interrupts it.
 
-1. Each file that changes is written beside its place, under a name that the store does not read. A full disk ends
-   here, and nothing has changed.
+1. Each changed file is written as a draft in the same directory, under a name that the store does not read. On a full
+   disk this fails, and nothing has changed.
 2. The set is written into the state directory, as the one that is being applied. From now on it will be applied.
-3. The drafts are renamed into their places, and files that the set does not have are removed.
+3. The drafts are renamed to their final names, and files that the set lacks are removed.
 4. The set becomes the one that was applied last.
 
 If a set is being applied when the agent starts, steps 3 and 4 are done again before the store is read.
@@ -34,12 +34,12 @@ log = logging.getLogger(__name__)
 LAST, NEXT = "manifests.applied", "manifests.applying"
 """Files of the state directory: the set that was applied last, and the one that is being applied."""
 DRAFT = ".egw-"
-"""Begin of the names of drafts."""
+"""Prefix of the names of drafts."""
 FILE_MODE = 0o644
 
 
 class SetFiles:
-    """The files of one store. ``directory``: that of the manifests. ``hold``: keeps the store from reading them."""
+    """The files of one store. ``directory``: of the manifests. ``hold``: suspends the store's reading of them."""
 
     def __init__(
         self, directory: Path, state_dir: Path, hold: Callable[[], AbstractAsyncContextManager[None]]
@@ -59,18 +59,21 @@ class SetFiles:
             await asyncio.shield(asyncio.to_thread(self.replace, manifests))
 
     async def repair(self) -> str:
-        """Finish what has failed half way; see :meth:`recover`. Raises OSError."""
+        """Finish an interrupted replacement; see :meth:`recover`. Raises OSError."""
         if not (self._state_dir / NEXT).exists():
             return ""
         async with self._hold():
             return await asyncio.shield(asyncio.to_thread(self.recover))
 
     async def adopt(self, manifests: ManifestSet) -> None:
-        """Take a set for the one that was applied last: the directory has its files. Raises OSError."""
+        """Record a set as the last applied one: the directory already has its files. Raises OSError."""
         await asyncio.to_thread(self._write, LAST, manifests)
 
     def recover(self) -> str:
-        """Finish what an earlier process has begun. Return in words what was done; empty: nothing. Raises OSError."""
+        """Finish the replacement of an earlier process.
+
+        Return a text about it; empty if there was none. Raises OSError.
+        """
         self._remove_drafts(keep=(self._state_dir / NEXT).exists())
         manifests = self._known(NEXT)
         if manifests is None:
@@ -100,7 +103,7 @@ class SetFiles:
         return Local(self._known(LAST), found)
 
     def _known(self, name: str) -> ManifestSet | None:
-        """Return a set of the state directory; None if there is none. A file that is no set counts as none."""
+        """Return a set of the state directory; None if there is none. An invalid file counts as missing."""
         try:
             with open(self._state_dir / name, "rb") as file:
                 return sets.unpacked(file.read(MAX_SET_BYTES + 1))
@@ -113,7 +116,7 @@ class SetFiles:
         _sync(self._state_dir)
 
     def _put(self, manifests: ManifestSet) -> None:
-        """Do steps 3 and 4, or what is left of them."""
+        """Do steps 3 and 4, or the remaining part of them."""
         wanted = dict(manifests.files)
         for name, text in wanted.items():
             path, draft = self._directory / name, self._path_of_draft(name)
@@ -155,7 +158,7 @@ def _text(path: Path) -> str | None:
 
 
 def _sync(directory: Path) -> None:
-    """Make the names in a directory outlive a power cut. Raises OSError."""
+    """Sync a directory, so that its names outlive a power cut. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -164,9 +167,9 @@ def _sync(directory: Path) -> None:
 
 
 def opened(config: AgentConfig, store: Store) -> SetFiles | None:
-    """Return the manifests that nodes exchange; None if they do not.
+    """Return the files of the manifests that nodes exchange; None if the nodes exchange none.
 
-    Finish what an earlier process has begun. Raises OSError.
+    Finish the replacement of an earlier process. Raises OSError.
     """
     if not (isinstance(store, FilesStore) and config.sets_port):
         return None

@@ -1,1 +1,1 @@
-"""Reach the kernel of the node: data path, interfaces, routes, settings. One worker thread for what blocks."""
+"""Access the kernel of the node: data path, interfaces, routes, settings. One worker thread for blocking calls."""

@@ -1,7 +1,7 @@
-"""Sysctls of interfaces that are not ours, turned on while a gateway needs them and put back afterwards.
+"""Turn on sysctls of interfaces that are not ours while a gateway needs them, and restore them afterwards.
 
-What was changed is written down before it is changed: a process that dies in between leaves a record of a setting that
-is perhaps still off, and putting it back changes nothing then.
+Each change is recorded before it is made: a process that dies in between leaves a record of a setting that may still be
+off, and restoring that one changes nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from cni.kernel.sysctl import PROC_SYS_NET
 
 RECORD = "borrowed-settings.json"
 NAME = "src_valid_mark"
-"""The source of a packet is checked by the route that its mark has (ip-sysctl of the kernel)."""
+"""Name of the sysctl: the source check of a packet uses the route of its mark (ip-sysctl of the kernel)."""
 
 
 class BorrowedSettings:
-    """Turns ``src_valid_mark`` on and back.
+    """The setting ``src_valid_mark`` of interfaces.
 
-    ``run_dir`` has the record: names of interfaces on which it was off. ``sysctls``: the kernel's directory of them.
+    ``run_dir``: has the record with the names of interfaces on which the setting was off. ``sysctls``: the kernel's
+    directory of the settings.
     """
 
     def __init__(self, run_dir: Path, sysctls: Path = PROC_SYS_NET / "ipv4" / "conf") -> None:
@@ -31,14 +32,14 @@ class BorrowedSettings:
         self._changed = self._read()
 
     def follow(self, wanted: Collection[str]) -> bool:
-        """Turn the setting on for these interfaces and put it back for all others. Return True if one has changed.
+        """Turn the setting on for these interfaces and restore it for all others. Return True if one has changed.
 
-        An interface that is gone took its settings along. Raises OSError if the record cannot be written.
+        The settings of an interface end with the interface. Raises OSError if the record cannot be written.
         """
         off = {name for name in wanted if self._value(name) == "0"}
         gone = self._changed - set(wanted)
         self._record(self._changed | off)
-        # All are tried. One that the kernel refuses is no change: whoever waits for a change would wait without end.
+        # All are tried. A refused one is no change: a caller that waits for a change would wait for ever.
         changed = [self._set(name, "1") for name in off] + [self._set(name, "0") for name in gone]
         self._record((self._changed | off) - gone)
         return any(changed)
@@ -65,7 +66,7 @@ class BorrowedSettings:
         return ""
 
     def _set(self, interface: str, value: str) -> bool:
-        """Set it. Return False if the kernel refuses: status names that as a fact of the interface."""
+        """Set the value. Return False if the kernel refuses: status reports that as a fact of the interface."""
         with contextlib.suppress(OSError):
             (self._sysctls / interface / NAME).write_text(value, encoding="ascii")
             return True

@@ -21,9 +21,9 @@ from cni.kernel.netlink.routes import NextHop
 from ...policy.egress_node.readiness import InterfaceFacts
 
 MAX_KEPT_HOPS = 1_000
-"""Next hops of a node whose nearest interfaces are kept until a route changes."""
+"""Largest number of next hops for which the nearest interfaces are cached until a route changes."""
 MAX_NODES = 1 << 14
-"""Addresses of nodes that are kept as numbers."""
+"""Largest number of node addresses that are cached as numbers."""
 OUTSIDE = "203.0.113.1"
 """A documentation address (RFC 5737), which represents every address without a more specific route."""
 
@@ -212,7 +212,7 @@ def sysctl(path: str) -> str:
 
 def _nearest(hops: tuple[NextHop, ...], addresses: tuple[str, ...]) -> frozenset[str]:
     """Return the interfaces of the most specific routes to these addresses, regardless of metric and table."""
-    # A full table of the Internet takes as long to compare as to look through.
+    # A full Internet table takes as long to compare as to search.
     return (_nearest_kept if len(hops) <= MAX_KEPT_HOPS else _found_nearest)(hops, addresses)
 
 
@@ -236,6 +236,9 @@ _nearest_kept = lru_cache(maxsize=2)(_found_nearest)
 
 @lru_cache(maxsize=MAX_NODES)
 def _number(address: str) -> tuple[int, int, int]:
-    """Return IP version, number and number of bits of an address: those of all nodes are looked at in each round."""
+    """Return IP version, number and number of bits of an address.
+
+    Cached, because each round needs those of all nodes.
+    """
     parsed = ipaddress.ip_address(address)
     return parsed.version, int(parsed), parsed.max_prefixlen

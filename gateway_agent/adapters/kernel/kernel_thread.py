@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 def keep_sockets() -> None:
-    """Keep netfilter's sockets open while this process runs: their end holds up the lease daemon."""
+    """Keep netfilter's sockets open while this process runs: closing one delays the lease daemon."""
     netfilter.stay()
     nft.stay()
 
@@ -66,7 +66,7 @@ class Kernel:
         asyncio.get_running_loop().add_reader(packet_log.fileno(), _wake_reader, packet_log, found)
 
     async def reconcile(self, plan: Plan, devices: Sequence[str]) -> Outcome:
-        """Bring the kernel to the plan. ``devices``: those with the fence."""
+        """Reconcile the kernel with the plan. ``devices``: those with the fence."""
         if not self._able:
             # If the kernel needs no change, nothing else would reveal that nft is missing.
             await self._run(nft.run, "--version")
@@ -74,7 +74,7 @@ class Kernel:
         return await self._run(_reconcile, plan, devices)
 
     def assume_applied(self, plan: Plan, devices: Sequence[str]) -> None:
-        """Assume that an earlier process brought the kernel to this plan: tables that still match it are kept."""
+        """Assume that an earlier process reconciled the kernel with this plan: tables that still match it are kept."""
         for text in texts(plan, devices):
             nft.remember(text)
 
@@ -83,7 +83,7 @@ class Kernel:
         return texts(plan, devices)
 
     async def missing(self, plan: Plan) -> tuple[str, ...]:
-        """Return, in words, the parts of the node's data path that differ from the plan."""
+        """Return texts about the parts of the node's data path that differ from the plan."""
         return await self._run(reconcile.missing, plan)
 
     async def host_veths(self, netns: str, names: Iterable[str]) -> links.HostVeths:
@@ -107,11 +107,11 @@ class Kernel:
         return await self._run(links.tagged)
 
     async def guard(self, text: str) -> tuple[str, ...]:
-        """Bring the tables of the guard to these rules and return the changes in words."""
+        """Reconcile the tables of the guard with these rules. Return a text for each change."""
         return await self._run(nft.ensure, text)
 
     async def guarded(self) -> bool:
-        """Return True if a table of the guard is there."""
+        """Return True if a table of the guard exists."""
         return await self._run(_guarded)
 
     async def unjudged(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ CONNTRACK_STATISTICS = Path("/proc/net/stat/nf_conntrack")
 
 
 def read(prefix: str) -> NodeCounters:
-    """Return the counters. ``prefix``: beginning of the names of the devices that are wanted."""
+    """Return the counters. ``prefix``: of the names of the requested devices."""
     devices = psutil.net_io_counters(pernic=True, nowrap=False)
     return NodeCounters(
         devices={
@@ -35,7 +35,7 @@ def read(prefix: str) -> NodeCounters:
 
 
 def _number(path: Path) -> int | None:
-    """Return the number in a file; None if there is none, as before connection tracking is in use."""
+    """Return the number in a file; None if there is no file, as before the first use of connection tracking."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
@@ -43,7 +43,7 @@ def _number(path: Path) -> int | None:
 
 
 def _refused() -> int | None:
-    """Return how many connections got no entry, over all processors; None if the kernel has no such statistics."""
+    """Return the number of connections that got no entry, of all processors; None without such statistics."""
     try:
         heading, *rows = CONNTRACK_STATISTICS.read_text().splitlines()
         columns = [heading.split().index(name) for name in ("insert_failed", "drop")]

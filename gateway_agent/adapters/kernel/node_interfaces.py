@@ -1,4 +1,4 @@
-"""The node's interfaces as one object, for the agent."""
+"""Provide the node's interfaces to the agent as one object."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .borrowed_settings import BorrowedSettings
 
 
 class NodeInterfaces:
-    """See :mod:`gateway_agent.adapters.kernel.interfaces`. Every method may be called in any thread."""
+    """The interfaces; see :mod:`gateway_agent.adapters.kernel.interfaces`. Any thread may call any method."""
 
     def __init__(self, run_dir: Path) -> None:
-        """``run_dir``: has the record of the settings that were changed."""
+        """``run_dir``: has the record of changed settings."""
         self._borrowed = BorrowedSettings(run_dir)
 
     def read(
@@ -33,7 +33,7 @@ class NodeInterfaces:
         return interfaces.is_local(address)
 
     def look_up(self, lookups: Iterable[Lookup]) -> dict[Lookup, Found]:
-        """Return how the kernel would route such packets."""
+        """Return how the kernel would route these packets."""
         return route_lookup.ask(lookups)
 
     def table_names(self) -> dict[str, int]:

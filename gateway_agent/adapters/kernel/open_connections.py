@@ -22,7 +22,7 @@ class ConnectionSearch:
     """The connection table and the log of this node. All methods block."""
 
     def open(self, plan: Plan, attachments: Iterable[Attachment], query: Query) -> list[Sighting]:
-        """Return what this node sees now of the connections that a question may be about.
+        """Return the entries of this node's connection table that match a query.
 
         Raises :class:`cni.kernel.errors.KernelError`.
         """
@@ -34,7 +34,7 @@ class ConnectionSearch:
         ]
 
     def logged(self, path: Path, keep: int, query: Query) -> list[Sighting]:
-        """Return what the log has of these connections. Raises OSError."""
+        """Return the lines of the log that match. Raises OSError."""
         return search(path, keep, query)
 
     def in_journal(self, query: Query) -> list[Sighting]:
@@ -43,7 +43,7 @@ class ConnectionSearch:
 
 
 def _flows(known: Knowledge, query: Query) -> Iterator[Flow]:
-    """Yield the connections of each egress IP that may lead by the address: the kernel chooses by mark."""
+    """Yield the connections of each egress IP that the address may belong to; the kernel filters them by mark."""
     # Behind source NAT, the end is the destination of answers; at the master, what is inside opened the connection.
     parts = [ct_flows.end_bytes(query.end, destination=True)]
     if query.inside:

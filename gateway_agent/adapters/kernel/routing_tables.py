@@ -1,4 +1,4 @@
-"""The names that this node has for routing tables, as ``ip`` reads them."""
+"""Read the names of routing tables on this node, as ``ip`` does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DIRECTORIES = (Path("/usr/share/iproute2"), Path("/etc/iproute2"))
 
 
 def names(directories: Iterable[Path] = DIRECTORIES) -> dict[str, int]:
-    """Return the numbers of routing tables by name. What cannot be read or is no number is left out."""
+    """Return the numbers of routing tables by name. Unreadable files and lines without a number are left out."""
     found: dict[str, int] = {}
     for directory in directories:
         files = [directory / "rt_tables", *sorted((directory / "rt_tables.d").glob("*.conf"))]

@@ -1,1 +1,1 @@
-"""Send probes, and see which of them are answered or dropped."""
+"""Send probes, and find out which are answered, and where others are dropped."""

@@ -1,4 +1,4 @@
-"""Counters of our nftables rules for answers: at the first rule that sees them, and at the last.
+"""Read the counters of replies in our nftables rules: at the first rule for replies, and at the last one.
 
 By netlink: ``nft list chain`` reads all sets of the ruleset first, and these have elements for each node.
 """

@@ -1,7 +1,7 @@
 """Probe upstream addresses with ICMP echo requests through the egress interface.
 
-The socket is bound to the interface, and its packets have mark and source of those that pods send there: so an answer
-says something about *that* path and no other.
+The socket is bound to the interface, and its packets have the mark and source of pods' packets, so an answer proves
+that path and no other.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ SOCKETS = {4: (socket.AF_INET, socket.IPPROTO_ICMP), 6: (socket.AF_INET6, socket
 DISCARD_PORT = 9
 """Any port: a connected UDP socket sends nothing by itself."""
 _identifiers = itertools.count(os.getpid())
-"""One for each probe: a raw socket gets the answers to all of them."""
+"""One identifier for each probe, because a raw socket receives the answers to all probes."""
 
 
 class UpstreamProbe(Probe):
-    """Asks by ICMP echo."""
+    """A probe by ICMP echo requests."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class UpstreamProbe(Probe):
     async def _ask(
         self, family: int, addresses: Collection[str], answered: set[str], deadline: float
     ) -> None:
-        """Ask the addresses of one family, and add those that answer. An address that cannot be asked is silent."""
+        """Probe the addresses of one family, and add those that answer. An address that cannot be probed is silent."""
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OSError), self._socket(family) as raw:
             for address in addresses:
@@ -73,7 +73,7 @@ class UpstreamProbe(Probe):
 
     @contextlib.contextmanager
     def _socket(self, family: int) -> Iterator[socket.socket]:
-        """Yield a socket whose packets are those of pods. Raises OSError."""
+        """Yield a socket whose packets are routed like those of pods. Raises OSError."""
         version, protocol = SOCKETS[family]
         with socket.socket(version, socket.SOCK_RAW, protocol) as raw:
             raw.setblocking(False)
@@ -92,8 +92,8 @@ class UpstreamProbe(Probe):
 def has(address: str) -> bool:
     """Return True if an interface of this machine has the address.
 
-    ``bind`` is no proof: with ``ip_nonlocal_bind`` it takes any address. For an own address the kernel chooses the
-    address itself as the source.
+    ``bind`` is no proof: with ``ip_nonlocal_bind`` it accepts any address. To an own address, the kernel uses the same
+    address as source.
     """
     with socket.socket(SOCKETS[_family(address)][0], socket.SOCK_DGRAM) as udp:
         try:
@@ -122,7 +122,7 @@ def echo_request(identifier: int, sequence: int, family: int = 4) -> bytes:
 
 
 def is_echo_reply(packet: bytes, identifier: int, sequence: int, family: int = 4) -> bool:
-    """Return True if a packet as a raw socket gives it answers our request: with its header if it is IPv4."""
+    """Return True if a packet from a raw socket answers our request. An IPv4 packet has its IP header."""
     if family == 4 and len(packet) < 20:
         return False
     body = packet[(packet[0] & 0x0F) * 4 :] if family == 4 else packet

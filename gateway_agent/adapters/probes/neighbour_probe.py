@@ -1,7 +1,7 @@
-"""Asks next hops on a link whether they are there: by ARP, or by neighbour discovery.
+"""Probe next hops on a link by ARP or neighbour discovery.
 
-The frames claim no address (RFC 5227, section 2.1.1; RFC 4862, section 5.4.2): no cache learns anything by them, and a
-node may send them that has no address on the link.
+The frames claim no address (RFC 5227, section 2.1.1; RFC 4862, section 5.4.2): they change no neighbour cache, and a
+node without an address on the link may send them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_FRAME_BYTES = 2048
 
 
 class NeighbourProbe(Probe):
-    """Asks who has each address."""
+    """A probe by ARP and neighbour discovery."""
 
     async def _round(self, answered: set[str], deadline: float) -> None:
         loop = asyncio.get_running_loop()
@@ -39,7 +39,7 @@ class NeighbourProbe(Probe):
                             answered.add(wanted[claimed[0]])
 
     def _protocol(self) -> int:
-        """Return the protocol of the frames that answers come in."""
+        """Return the EtherType of the frames with answers."""
         families = {":" in address for address in self._missed}
         kinds = {True: arp.ETH_P_IPV6, False: arp.ETH_P_ARP}
         return kinds[families.pop()] if len(families) == 1 else ETH_P_ALL

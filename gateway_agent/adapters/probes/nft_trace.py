@@ -30,7 +30,7 @@ BUFFER_BYTES = 1 << 18
 GROUPS = (NFNLGRP_NFTRACE,)
 FAMILIES = {number: name for name, number in NFPROTO.items()}
 RAW = "filter hook prerouting priority -400"
-"""Before all other programs."""
+"""Hook before the rules of all other programs."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Step:
     """Handle of the rule; 0: the policy."""
     dropped: bool
     ends_chain: bool
-    """The base chain ends with its policy."""
+    """True if the base chain ends with its policy."""
 
 
 def base_chain(steps: Sequence[Step]) -> str:
-    """Return the base chain in which the last step is."""
+    """Return the base chain of the last step."""
     last = steps[-1]
     place = len(steps) - 1
     while place and _same_chain(steps[place - 1], last):
@@ -66,9 +66,9 @@ def remove() -> None:
 
 
 class Trace:
-    """A trace of probes that come out of one tunnel. Use it as a context.
+    """A trace of probes out of one tunnel, as a context manager.
 
-    It makes a table of its own, which stays until :func:`remove` is called.
+    It creates a table of its own, which stays until :func:`remove` is called.
     """
 
     def __init__(self, device: str) -> None:
@@ -89,7 +89,7 @@ class Trace:
         netfilter.unwatch(self._socket, GROUPS)
 
     def steps(self, seconds: float) -> list[Step]:
-        """Return what the packet has met within this time, or until it was dropped; the trace's own rule left out."""
+        """Return the steps of the packet within this time, or until it was dropped, without the trace's own rule."""
         found: list[Step] = []
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and not (found and found[-1].dropped):

@@ -1,6 +1,6 @@
-"""Send probes through this node's own tunnels, and see which of them get as far as the egress interface.
+"""Send probes through this node's own tunnels, and find out which reach the egress interface.
 
-See :mod:`cni.datapath.path_proof` for what a probe is, and why none leaves the node.
+:mod:`cni.datapath.path_proof` describes probes, and why none leaves the node.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from . import answer_counters, legacy_tables, nft_trace
 from .tunnel_packet import encapsulated, number_in
 
 ANSWER_S = 0.1
-"""A packet passes in microseconds; the rest is for a busy machine."""
+"""Seconds to wait for probes. A packet passes in microseconds; the rest is for a busy machine."""
 TRACE_S = 0.3
 TRIES = 3
 BUSY_S, POLL_INTERVAL_S = 1.0, 0.005
@@ -43,24 +43,24 @@ class PathProbe:
         """``port``: of the tunnels."""
         self._port = port
         self._table_left = False
-        """The table of a trace is still there: the kernel has refused to remove it."""
+        """True if the table of a trace is left, because the kernel refused to remove it."""
         self._log: PacketLog | None = None
-        """Kept without a group between two probes: its end would hold up the lease daemon."""
+        """Kept open, without a group, between two probes: closing it would delay the lease daemon."""
 
     def remove_trace(self) -> None:
-        """Remove the table of a trace that was broken off, by this process or by one that was killed."""
+        """Remove the table of an interrupted trace of this process or an earlier one."""
         self._table_left = True
-        # It marks nothing but probes, so no test waits for its end: the next round tries again.
+        # The table marks only probes, so no test waits for its removal: the next round tries again.
         with contextlib.suppress(KernelError):
             nft_trace.remove()
             self._table_left = False
 
     def answers(self) -> Answers:
-        """Return how many answers have come in and gone on. Raises :class:`cni.kernel.errors.KernelError`."""
+        """Return the numbers of replies at both counters. Raises :class:`cni.kernel.errors.KernelError`."""
         return answer_counters.read()
 
     def passing(self, node_address: str, probes: Sequence[TunnelProbe]) -> frozenset[TunnelProbe]:
-        """Return those probes that got through. ``node_address``: this node's end of the tunnels.
+        """Return the probes that got through. ``node_address``: this node's end of the tunnels.
 
         Raises OSError if probes cannot be sent or seen: another program has the packet log, or a right is missing.
         """
@@ -137,7 +137,7 @@ class PathProbe:
             if found is not None:
                 return found
         base, rule, hook = nft_trace.base_chain(steps), "", ""
-        # Whoever made the chains may have removed them by now.
+        # The owner of the chains may have removed them meanwhile.
         with contextlib.suppress(KernelError):
             hook = nft_trace.hook(nft.run("list", "chain", last.family, last.table, base))
             if last.dropped and last.handle:
@@ -152,7 +152,7 @@ def _batches(numbered: tuple[tuple[int, TunnelProbe], ...]) -> Iterator[tuple[tu
 
 
 def _take_off(left: dict[int, TunnelProbe], log: PacketLog) -> None:
-    """Remove from ``left`` those probes that the packet log has."""
+    """Remove from ``left`` the probes that the packet log has."""
     for packet in log.packets():
         left.pop(number_in(packet), None)
 

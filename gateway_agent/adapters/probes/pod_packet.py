@@ -1,4 +1,4 @@
-"""The frames of a pod that is not there: the packet that opens a connection, and what answers mean. Pure.
+"""Build and parse the frames of a simulated pod: the packet that opens a connection, and the answers. Pure.
 
 See RFC 792 and RFC 4443 for ICMP errors, which carry the beginning of the packet that they are about.
 """
@@ -51,7 +51,7 @@ def opening(probe: PodProbe, source: str, port: int, router: bytes) -> bytes:
 
 
 def closing(probe: PodProbe, source: str, port: int, router: bytes, acknowledged: int) -> bytes:
-    """Return the frame that ends a connection which the destination has taken: neither end waits for more."""
+    """Return the frame that resets a connection which the destination has accepted."""
     packet = tcp_packet(
         (source, probe.destination),
         (port, probe.port),
@@ -68,7 +68,7 @@ def _frame(probe: PodProbe, router: bytes, packet: bytes) -> bytes:
 
 
 def received(frame: bytes) -> Received | None:
-    """Return what a frame answers; None if it is no answer to a probe."""
+    """Return the answer in a frame; None if it is no answer to a probe."""
     packet = frame[ETHERNET.size :]
     version, protocol, source, body = _ip(packet)
     try:

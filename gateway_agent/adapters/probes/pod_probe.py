@@ -1,7 +1,7 @@
-"""Send packets as pods of this node would, and take their answers.
+"""Send packets as pods of this node would, and receive the answers.
 
-The pods are not there: :mod:`cni.kernel.netlink.veths` makes an interface for each tag, and this module has the other
-end of it.
+The pods are simulated: :mod:`cni.kernel.netlink.veths` creates an interface for each tag, and this module uses the
+other end of it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .pod_packet import closing, opening, received
 ETH_P_ALL = 3
 MAX_FRAME_BYTES = 1 << 16
 SENDING_S = (0.0, 0.1, 0.3, 0.8, 1.6)
-"""Times at which a probe without an answer is sent: a route's next hop may have to be asked for first."""
+"""Times at which a probe without an answer is sent: the kernel may have to resolve the next hop first."""
 TIMEOUT_S = 3.0
-"""Longer than the kernel asks for a next hop before it says that a destination is unreachable."""
+"""Seconds to wait: longer than the kernel resolves a next hop before it reports the destination as unreachable."""
 PORTS = 20000, 30000
-"""Source ports; below those that the kernel chooses."""
+"""Range of source ports, below the ephemeral ports of the kernel."""
 
 
 class _Pod:
-    """One pod that is not there, and the socket by which it sends and receives."""
+    """One simulated pod, with the socket by which it sends and receives."""
 
     def __init__(self, veth: ProbeVeth) -> None:
         self.veth = veth
@@ -51,7 +51,7 @@ class _Pod:
 
 
 class PodProber:
-    """Sends probes from this node. Its method blocks, and one call at a time is served."""
+    """The sender of probes from this node. Its method blocks; calls are served one at a time."""
 
     def send(self, probes: Sequence[PodProbe]) -> dict[PodProbe, PodAnswer]:
         """Return the answer to each probe, of :data:`veths.MAX_VETHS` different groups at most.
@@ -77,7 +77,7 @@ class PodProber:
 
 @contextlib.contextmanager
 def _pod(number: int, group: int) -> Iterator[_Pod]:
-    # A process that was killed may have left one.
+    # A killed process may have left an interface.
     veths.remove(number)
     veth = veths.add(number, group)
     try:

@@ -1,4 +1,4 @@
-"""Probe addresses again and again. The modules of each kind of probe send the packets."""
+"""Probe addresses periodically. The module of each kind of probe sends the packets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Callable
 
 
 class Probe(ABC):
-    """Asks each address once each ``interval`` seconds; one is *silent* after ``misses`` rounds without an answer."""
+    """A periodic probe.
+
+    An address is *silent* after ``misses`` rounds, ``interval`` seconds apart, without an answer.
+    """
 
     def __init__(
         self,
@@ -33,7 +36,7 @@ class Probe(ABC):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Return the addresses that are asked."""
+        """Return the probed addresses."""
         return tuple(self._missed)
 
     @property
@@ -42,7 +45,7 @@ class Probe(ABC):
         return tuple(address for address, missed in self._missed.items() if missed >= self._misses)
 
     async def run(self) -> None:
-        """Probe until cancelled. An interface that is not there counts as a miss."""
+        """Probe until cancelled. A missing interface counts as a miss."""
         loop = asyncio.get_running_loop()
         while True:
             before = self.silent
@@ -58,7 +61,7 @@ class Probe(ABC):
 
     @abstractmethod
     async def _round(self, answered: set[str], deadline: float) -> None:
-        """Ask each address once, and add those that answer before ``deadline``, a time of the loop.
+        """Probe each address once, and add those that answer before ``deadline``, a time of the loop.
 
         Raises OSError.
         """

@@ -1,4 +1,4 @@
-"""Counters of our nftables rules that refuse packets, by table and chain."""
+"""Read the counters of our nftables rules that refuse packets, by table and chain."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REFUSED_BY_ROUTE = ids.NFT_NODE_INET, "no_master"
 
 
 def read() -> Mapping[tuple[str, str], int]:
-    """Return the refused packets of each chain of ours that can refuse some, by (table, chain).
+    """Return the number of refused packets of each of our chains with such a rule, by (table, chain).
 
     Raises :class:`cni.kernel.errors.KernelError`.
     """

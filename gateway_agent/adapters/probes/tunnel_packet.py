@@ -1,4 +1,4 @@
-"""A TCP packet as a worker would send it through a tunnel, as bytes. Pure.
+"""Build a TCP packet as a worker would send it through a tunnel. Pure.
 
 See RFC 7348 (VXLAN) for the headers around :mod:`.ip_packet`.
 """
@@ -16,20 +16,20 @@ VXLAN = struct.Struct("!II")
 ONLY_VNI = 0x08000000
 ETHERNET = struct.Struct("!6s6sH")
 HOPS = 2
-"""So that a probe gets no further than the next hop if another program has just flushed the rules that drop it."""
+"""Hop limit, so that a probe ends at the next hop even if another program has just flushed the rules that drop it."""
 SYN = 0x02
 PORTS = 49152, 443
 """The most frequent service, so that rules of other programs treat the packet as they treat those of pods."""
 WINDOW_AT = 14
 """Bytes from the TCP header."""
 SENDER = bytes.fromhex("0200000000e9")
-"""MAC of no machine. The kernel drops what has the MAC of the receiving device itself."""
+"""MAC of no machine. The kernel drops frames with the MAC of the receiving device as source."""
 
 
 def encapsulated(probe: TunnelProbe, node_address: str, number: int) -> bytes:
     """Return the payload of the UDP datagram to the tunnel port of the node with this address.
 
-    ``number``: 16 bits that are in the packet when it arrives, see :func:`number_in`. Neither NAT nor routing changes
+    ``number``: 16 bits that the packet carries, see :func:`number_in`. Neither NAT nor routing changes
     the window.
     """
     mac = bytes.fromhex(ids.node_mac(node_address).replace(":", ""))

@@ -1,1 +1,1 @@
-"""Serve others: the agent's unix socket, and metrics and the page by HTTP."""
+"""Serve clients: the agent's unix socket, metrics and the page by HTTP, and the agents of other nodes."""

@@ -1,6 +1,6 @@
 """Send the sections of the page that change, as server-sent events, while a browser shows it.
 
-However many look, the agent is asked once for each interval. A reader that does not take what is sent ends.
+However many browsers connect, the agent is asked once in each interval. A client that does not read is disconnected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tornado.iostream import StreamClosedError
 
 Sections = Mapping[str, str]
 INTERVAL_S = 0.4
-"""Seconds between two looks."""
+"""Seconds between two reads of the agent's state."""
 WRITE_TIMEOUT_S = 10.0
 """Seconds for a reader to take an event."""
 RETRY_MS = 1000
@@ -23,7 +23,7 @@ RETRY_MS = 1000
 
 
 class EventStreams:
-    """Streams of one server. ``look``: returns the sections; None if the agent gives no answer."""
+    """The streams of one server. ``look``: returns the sections; None if the agent gives no answer."""
 
     def __init__(self, look: Callable[[], Awaitable[Sections | None]]) -> None:
         self._look = look
@@ -32,7 +32,7 @@ class EventStreams:
         self._looking = asyncio.Lock()
 
     async def send(self, connection: HTTPConnection, headers: Mapping[str, str]) -> None:
-        """Send all sections, then those that change, until the client goes or is too slow."""
+        """Send all sections, then changed ones, until the client disconnects or is too slow."""
         fields = {"Content-Type": "text/event-stream; charset=utf-8", **headers}
         sent: dict[str, str] = {}
         with contextlib.suppress(StreamClosedError, TimeoutError):
@@ -42,7 +42,7 @@ class EventStreams:
             )
             while True:
                 found = await self._sections()
-                # A comment shows that the client is there; without an answer of the agent nothing else is said.
+                # A comment detects a client that is gone; without an answer of the agent no other line is sent.
                 changed = {name: text for name, text in (found or {}).items() if sent.get(name) != text}
                 event = f"data: {json.dumps(changed)}\n\n" if changed else ":\n\n"
                 await _taken(connection.write(event.encode("utf-8", "backslashreplace")))

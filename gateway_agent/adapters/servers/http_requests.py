@@ -28,12 +28,12 @@ Responder = Callable[[RequestStartLine, HTTPHeaders], Awaitable[Answer]]
 
 
 class Request(HTTPMessageDelegate):
-    """Finds the answer to one request and sends it when the body has been read: a reset could overtake it before."""
+    """One request, whose answer is sent after its body was read: before that, a reset could overtake the answer."""
 
     def __init__(
         self, connection: HTTPConnection, respond: Responder, stream: Callable[[HTTPConnection], None]
     ) -> None:
-        """``stream``: sends events in place of an answer."""
+        """``stream``: sends events instead of an answer."""
         self._connection = connection
         self._respond = respond
         self._stream = stream
@@ -44,7 +44,7 @@ class Request(HTTPMessageDelegate):
     async def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> None:
-        """Find the answer. Meanwhile the end of the client's data is not read: it would end the connection."""
+        """Compute the answer. The end of the client's data is not read meanwhile: it would end the connection."""
         assert isinstance(start_line, RequestStartLine)
         self._method = start_line.method
         self._events = start_line.path.partition("?")[0] == EVENTS and self._method == "GET"

@@ -1,4 +1,4 @@
-"""Answer requests for metrics, health, status and the page: what the HTTP server sends for each path."""
+"""Compute the HTTP server's answer for each path: metrics, health, status and the page."""
 
 from __future__ import annotations
 

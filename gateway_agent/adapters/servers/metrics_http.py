@@ -1,8 +1,8 @@
 """Serve metrics, health and the status page by HTTP, read only.
 
 The server has its own thread with its own event loop: it answers even if the agent's loop hangs, and slow, many or
-malicious clients do not affect the agent. Tornado reads requests and writes responses; how long and how many
-connections may be open is decided here (docs/design/metrics-server.md).
+malicious clients do not affect the agent. Tornado reads requests and writes responses; this module limits the number
+and duration of connections (docs/design/metrics-server.md).
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ PARAMETERS = HTTP1ConnectionParameters(
 
 
 class MetricsServer:
-    """Serves metrics, health and status on one address.
+    """The server of metrics, health and status on one address.
 
-    ``listen``: address and TCP port. ``look``: returns what is shown; called in the loop of :meth:`run`. ``deadline``:
-    seconds, see :data:`CONNECTION_TIMEOUT_S`. ``names``: host names that a request may use beside addresses.
-    ``group``: returns how all nodes are; called in that loop, too, while a browser shows the page.
+    ``listen``: address and TCP port. ``look``: returns the observation to show; called in the loop of :meth:`run`.
+    ``deadline``: seconds, see :data:`CONNECTION_TIMEOUT_S`. ``names``: host names that a request may use beside
+    addresses. ``group``: returns the state of all nodes; called in that loop, too, while a browser shows the page.
     ``kernel``: returns the kernel's counters for metrics; called in the server's thread, as it takes milliseconds.
     """
 
@@ -142,7 +142,7 @@ class MetricsServer:
     # --- in the thread -----------------------------------------------------------------------------------------
 
     def _serve(self, listener: socket.socket, agent: asyncio.AbstractEventLoop) -> None:
-        # Clients cause these messages, as many as they want. Errors of this module's code have another logger.
+        # Clients can cause any number of these messages. Errors of this module's code have another logger.
         logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
         try:
             with listener:
@@ -213,12 +213,12 @@ class _Connections(HTTPServerConnectionDelegate):
             stream.close()
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        """Return the recipient of a request."""
+        """Return the delegate that receives a request."""
         assert isinstance(server_conn, HTTP1ServerConnection)
         return Request(request_conn, self._respond, partial(self._stream, server_conn.stream))
 
     def _stream(self, stream: IOStream, connection: HTTPConnection) -> None:
-        """Send events without a deadline. In front of the next streams this one is the oldest still."""
+        """Send events without a deadline. Among the streams, this one is still the oldest."""
         if timer := self._open.get(stream):
             timer.cancel()
 

@@ -1,7 +1,7 @@
-"""Connections between the agents of nodes, for one question and its answer each (TCP, ``cluster.port``).
+"""Exchange one request and one answer with the agent of another node, by TCP on ``cluster.port``.
 
-A peer is one of the addresses of the inventory, or is cut off at once. Connections are few, short and bounded in bytes
-before a peer has proven that it has the cluster key. What is said is :mod:`gateway_agent.manifest_sets.session`'s.
+A peer whose address is not in the inventory is disconnected at once. Connections are few, short and bounded in bytes
+before a peer has proven that it has the cluster key. :mod:`gateway_agent.manifest_sets.session` defines the protocol.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_CONNECTIONS = 64
 MAX_CONNECTIONS_PER_PEER = 2
 CONNECT_TIMEOUT_S = 3.0
 HANDSHAKE_TIMEOUT_S = 3.0
-"""Seconds for all that comes before the client's proof."""
+"""Seconds for the handshake, up to the client's proof."""
 EXCHANGE_TIMEOUT_S = 20.0
 """Seconds for request and answer; the files of a set are written meanwhile."""
 RETRY_S = 2.0
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class SetChannel:
-    """Both ends of the connections of one node.
+    """The client and server of one node.
 
     ``ring``: returns the keys of the cluster; None if they cannot be read.
     """
@@ -56,7 +56,7 @@ class SetChannel:
         self._open: Counter[str] = Counter()
         self._trouble = ""
         self.rejected: Counter[str] = Counter()
-        """Connections that were cut off, by reason."""
+        """Number of refused connections, by reason."""
 
     @property
     def problems(self) -> tuple[Problem, ...]:
