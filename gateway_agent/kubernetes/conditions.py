@@ -1,6 +1,6 @@
 """Compute the status of gateways and policies in the API, and the node that writes it.
 
-No packet depends on the API: a late or missing status changes only what people see.
+No packet depends on the API: a late or missing status affects only people who read it.
 """
 
 from __future__ import annotations

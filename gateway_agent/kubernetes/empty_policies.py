@@ -1,4 +1,4 @@
-"""Find policies that select no pod of the cluster. An agent knows only its own node's pods, so the API is asked."""
+"""Find policies that select no pod of the cluster, by queries to the API: an agent knows only its own node's pods."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PodQuery:
 
 
 class EmptyPolicyChecker:
-    """Keeps track of the policies that have been checked. Times are seconds of any clock."""
+    """The policies that have been checked. Times are seconds of any clock."""
 
     def __init__(self) -> None:
         self._since: dict[State, float] = {}

@@ -34,7 +34,9 @@ class EventRecord:
     """Unix time, seconds."""
     warning: bool = False
     key: str = ""
-    """Equal for repetitions, if their messages differ: in an epoch, a duration or a reason. Empty: the message is."""
+    """Key that is equal for repetitions with different messages (epoch, duration, reason). Empty: the message is the
+    key.
+    """
     egress: str = ""
     """Id of the egress IP whose master has changed to ``epoch``; else empty."""
     epoch: int = 0
@@ -42,7 +44,7 @@ class EventRecord:
 
 @dataclass
 class EventSource:
-    """Finds new events and remembers the reported ones.
+    """The source of new events, which remembers the reported ones.
 
     ``since``: Unix time of the start. Earlier changes were reported by an earlier process.
     """
@@ -94,7 +96,7 @@ class EventSource:
         self._on_host = found
 
     def _pods_beside(self, view: NodeSnapshot) -> Iterator[EventRecord]:
-        """Yield an event of the node once for each pod that started beside the plugin."""
+        """Yield an event of the node once for each pod that started without the plugin."""
         known, self._beside = self._beside, frozenset(view.started_beside.latest)
         for one in view.started_beside.latest:
             if one not in known:

@@ -1,4 +1,4 @@
-"""The objects of a cluster as they were last read, in a file of the run directory.
+"""Store the last read objects of a cluster in a file of the run directory.
 
 An agent that starts while the API is away continues with them; ``egressctl`` reads them, too.
 """
@@ -21,7 +21,7 @@ LAST_KNOWN = "last-known.json"
 
 
 def inventory(run_dir: Path) -> Inventory:
-    """Return the objects that an agent has stored; an empty inventory if there are none that can be read."""
+    """Return the objects that an agent has stored; an empty inventory if there are no readable ones."""
     kept = read(run_dir / LAST_KNOWN)
     return InventoryBuilder().inventory(item for items in kept.values() for item in items.values())
 

@@ -20,23 +20,23 @@ log = logging.getLogger(__name__)
 POLL_INTERVAL_S = 1.0
 """Seconds between two checks for something to write. A check makes no request."""
 SETTLE_S = 2.0
-"""Seconds for which a node must not be ready before that is written: a restart of the agent is shorter."""
+"""Seconds for which a node must have been not ready before that is written: a restart of the agent is shorter."""
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 2.0, 60.0
 """Seconds after a write that the API has refused, doubled with each refusal."""
 LAST_WRITE_TIMEOUT_S = 2.0
-"""Seconds that the last write of an agent that stops may take."""
+"""Seconds for the last write of a stopping agent."""
 MAX_LATE_WRITES = 16
-"""Writes of this node by which the watch may lag behind."""
+"""Largest number of own writes by which the watch may lag behind."""
 LEFT = "the agent does not run"
 """Reason for *not ready* from the stop of the agent on."""
 
 
 class NodeMarker:
-    """Keeps the taint and the condition of one node.
+    """The writer of the taint and the condition of one node.
 
-    ``unready``: returns why a pod that starts here now could start beside the plugin; empty if it cannot.
-    ``taint``, ``condition``: which of both are kept; the other one is not touched. ``first``: this is the first agent
-    since the machine has booted, so no restart is waited for before *not ready* is written.
+    ``unready``: returns why a pod could now start here without the plugin; empty if none can. ``taint``, ``condition``:
+    True if that one is written; the other one is not touched. ``first``: True for the first agent since the boot: then
+    *not ready* is written without a delay for a restart.
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class NodeMarker:
         self._unready = unready
         self._taint, self._condition = taint, condition
         self._since: float | None = -math.inf if first else None
-        """Time since when the node is not ready without a break, by the event loop's clock; None: it is ready."""
+        """The moment since which the node has been not ready, by the event loop's clock; None: it is ready."""
         self._own: Object = {}
         """The node in the answer to this node's last write."""
         self._over: tuple[str, ...] = ()
         """Versions before that write and earlier ones, which the watch may still deliver."""
         self._writing = asyncio.Lock()
         self._left = False
-        """True from the beginning of :meth:`leave`: what the agent says of itself counts no more."""
+        """True since :meth:`leave`: from then on the agent's own readiness is ignored."""
         self._refused = ""
         """Version that this node had when the API refused a write because of a newer one."""
 
     async def run(self) -> None:
-        """Write whatever is due, until cancelled."""
+        """Write the changes that are due, until cancelled."""
         pause = FIRST_BACKOFF_S
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
@@ -84,7 +84,7 @@ class NodeMarker:
                 pause = min(2 * pause, MAX_BACKOFF_S)
 
     async def leave(self) -> None:
-        """Write that this node is not ready, because its agent stops. :meth:`run` changes nothing of that."""
+        """Write that this node is not ready, because its agent stops. :meth:`run` does not change that."""
         self._left = True
         try:
             async with asyncio.timeout(LAST_WRITE_TIMEOUT_S), self._writing:
@@ -122,7 +122,7 @@ class NodeMarker:
         except ApiError as error:
             if error.status != http.HTTPStatus.CONFLICT:
                 raise
-            # The watch delivers what another program has written.
+            # The watch delivers the other program's version.
             self._refused = version_of(node)
             return
         if stored is not None:
@@ -130,7 +130,7 @@ class NodeMarker:
             self._own = stored
 
     def _newest(self) -> Object | None:
-        """Return the node as the watch or the last own write has it; None if the cluster has no such node."""
+        """Return the newest version of the node, by the watch or the last own write; None if there is none."""
         seen = self._store.node(self._node)
         if seen is not None and version_of(seen) in self._over:
             return self._own

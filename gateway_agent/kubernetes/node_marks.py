@@ -1,7 +1,7 @@
-"""Decide what a node's taint and condition are to say. Nothing else of the node is changed.
+"""Compute a node's taint and condition. Nothing else of the node is changed.
 
-The taint keeps the scheduler from binding pods to a node on which they would start beside the plugin. The condition
-says the same to those who derive taints from conditions.
+The taint keeps the scheduler from binding pods to a node on which they would start without the plugin. The condition
+has the same information for controllers that derive taints from conditions.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def prune(resource: Resource, item: Mapping[str, Any]) -> Object:
 
 
 class InventoryBuilder:
-    """Builds inventories of objects. An object that has become invalid keeps its last good state."""
+    """The builder of inventories. An object that has become invalid keeps its last good state."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, Key], tuple[Object, FileContent]] = {}

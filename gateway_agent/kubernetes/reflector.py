@@ -22,15 +22,17 @@ SHORT_WATCH_S = 1.0
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
 """Seconds after the first failure, doubled with each further one; plus or minus up to a half at random."""
 MAX_DENIALS = 3
-"""Refusals in a row after which a kind counts as absent; four times as many if objects of it are known. A single
-refusal may come from a server that is still starting, or from a proxy."""
+"""Number of consecutive refusals after which a kind counts as absent; four times as many if objects of the kind are
+known. A single refusal may come from a starting server, or from a proxy.
+"""
 ABSENT_BACKOFF_S = 600.0
 """Seconds after which a server that lacks a kind is asked again."""
 STALE_BACKOFF_S = 2.0
 """Seconds between two lists after one that is older than the copy."""
 NOT_FOUND, FORBIDDEN = 404, 403
 MAX_STALE_LISTS = 5
-"""Lists in a row, older than the copy, that are rejected. The next one is accepted: the server was restored."""
+"""Number of consecutive lists older than the copy that are rejected. The next one is accepted: the server was restored.
+"""
 EXPIRED = 410
 """HTTP status: the version is too old for a watch, or the list too old to continue."""
 
@@ -44,7 +46,7 @@ class List:
 
 @dataclass(frozen=True)
 class Watch:
-    """Request the changes since ``version``, including bookmarks, for so many seconds."""
+    """Request the changes since ``version``, including bookmarks, for ``seconds``."""
 
     version: str
     seconds: int
@@ -52,7 +54,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Pause:
-    """Wait for so many seconds."""
+    """Wait for ``seconds``."""
 
     seconds: float
 
@@ -93,7 +95,7 @@ class Reflector:
         return Watch(self._version, round(WATCH_S * (1 + chance)))
 
     def page(self, items: Iterable[Object], version: str, token: str = "") -> bool:
-        """Take a page of the list; ``token`` if there are more pages. Return True if the copy has changed."""
+        """Handle a page of the list; ``token``: not empty if there are more. Return True if the copy has changed."""
         if not version:
             self.failed(0, "a list without a resourceVersion")
             return False
@@ -104,7 +106,7 @@ class Reflector:
             return False
         if self._sets_back(version):
             self._token, self._pages = "", {}
-            # The backoff is for a server that does not answer. This one does, if with an old list.
+            # The backoff is for a server that does not answer. This server answers, though with an old list.
             self._well()
             text = f"a list that is older than the known objects: {version} after {self._newest}"
             self.failed(0, text, retry_after=STALE_BACKOFF_S)
@@ -121,7 +123,7 @@ class Reflector:
         self.trouble = ""
 
     def event(self, kind: str, item: Object) -> bool:
-        """Take an event of the watch. Return True if the copy has changed."""
+        """Handle an event of the watch. Return True if the copy has changed."""
         if kind == "ERROR":
             code = item.get("code")
             self.failed(
@@ -142,7 +144,7 @@ class Reflector:
         return kind == "DELETED" and self.objects.pop(key_of(item), None) is not None
 
     def ended(self, lasted: float, events: int) -> None:
-        """Note that the server has ended the watch after ``lasted`` seconds and so many events."""
+        """Note that the server has ended the watch after ``lasted`` seconds and ``events`` events."""
         if self._pause is not None:
             # Its last event was an error, which has been handled.
             return

@@ -29,14 +29,14 @@ POLL_INTERVAL_S = 1.0
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 2.0, 60.0
 """Seconds after a write that the API has refused, doubled with each refusal."""
 SETTLE_S = 10.0
-"""Seconds after which a voter set counts as settled, not as a change still in progress; also between two writes."""
+"""Seconds after which a voter set counts as settled, not as a change in progress; also between two writes."""
 EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 MAX_QUEUED_EVENTS = 100
 """Events that wait while the API is away; the oldest ones are dropped."""
 
 
 class ClusterReport:
-    """Writes all of it. ``view``: returns this node's state, None if it has none yet."""
+    """The writer. ``view``: returns this node's state; None if there is none yet."""
 
     def __init__(
         self,
@@ -53,9 +53,10 @@ class ClusterReport:
         self._inquiry = EmptyPolicyChecker()
         self._waiting: list[EventRecord] = []
         self._agreed = VoterSet(0, ()), 0.0
-        """The present voter set, and the time since when it is known."""
+        """The present voter set, and the moment since which it is known."""
         self._published = VoterSet(0, ()), 0.0
-        """The voter set written last, and when: the watch may be late, and another node may write."""
+        """The last written voter set, and the moment of the write: the watch may be late, and another node may write.
+        """
         self._writers = Writers()
 
     async def run(self) -> None:
@@ -66,7 +67,7 @@ class ClusterReport:
                 tasks.create_task(self._marker.run())
 
     async def leave(self) -> None:
-        """Write what others are to know of a node whose agent stops."""
+        """Write that the agent of this node stops."""
         if self._marker is not None:
             await self._marker.leave()
 
@@ -159,7 +160,7 @@ class ClusterReport:
         try:
             await self._api.merge(self._store.path_of(VOTERS, recorded_voter_set.NAME), patch)
         except ApiError as error:
-            # After a conflict the watch delivers what the other node has written.
+            # After a conflict the watch delivers the other node's version.
             if error.status != http.HTTPStatus.CONFLICT:
                 log.warning("the voter set is not written: Kubernetes API: %s", error)
 

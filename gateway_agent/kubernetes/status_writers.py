@@ -1,10 +1,10 @@
 """Decide when a node writes the status of an object, if other nodes may write a different one.
 
 The writer follows from a node's knowledge (:func:`.conditions.gateway_status_writer`), so two nodes that know different
-objects may both write. Three rules settle that: a status is written only for the version of the object that it was
-computed for; of two statuses both nodes prefer the same one; and the node with the other status repeats it at growing
-intervals. A status that is not preferred is written only after the node has wanted it for a while: a node that has just
-started, or was cut off, does not know the master yet.
+objects may both write. Three rules resolve that: a status is written only for the version of the object that it was
+computed for; of two statuses both nodes prefer the same one; and the node with the other status repeats its write at
+growing intervals. A status that is not preferred is written only after the node has computed it for a while: a node
+that has just started, or was cut off, does not know the master yet.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .reflector import Object, key_of, version_of
 
 FIRST_REPEAT_S, LONGEST_REPEAT_S = 10.0, 86400.0
 """Seconds after which a status overwrites a preferred one of another node: the first interval, doubled each time, and
-the longest. The node never stops: the other one may be gone, or wrong."""
+the longest. The node never stops, because the other one may be gone, or wrong."""
 SURE_S = 3.0
-"""Seconds for which a node must want a status before it overwrites a preferred one."""
+"""Seconds for which a node must compute the same status before it overwrites a preferred one."""
 MAX_LATE_WRITES = 16
 """Writes of this node by which the watch may lag behind."""
 MAX_EPOCHS_MISSED = 64
@@ -37,7 +37,7 @@ class WriteRecord:
     """The last write of this node."""
 
     said: str = ""
-    """The status that was sent, as text without times."""
+    """The sent status, as text without times."""
     stored: str = ""
     """The status that the API stored, as text without times: its schema may lack a field."""
     over: tuple[str, ...] = ()
@@ -53,15 +53,15 @@ class WriteRecord:
 
 
 class Writers:
-    """Decides about the writes of one node, for each object."""
+    """The decisions about writes of one node, for each object."""
 
     def __init__(self) -> None:
         self._records: dict[Identity, WriteRecord] = {}
         self._doubts: dict[Identity, tuple[float, float]] = {}
-        """First and last time at which this node wanted a status that is not preferred to the stored one."""
+        """First and last moment at which this node computed a status that is not preferred to the stored one."""
 
     def may_write(self, report: Report, now: float) -> bool:
-        """Return True if the status is to be written now. Must be called at least once per second.
+        """Return True if the status must be written now. Must be called at least once per second.
 
         ``now``: monotonic clock, seconds, here and below.
         """
@@ -124,10 +124,10 @@ class Writers:
 
 
 def _prefers_stored(report: Report) -> bool:
-    """Return True if the stored status is preferred to the one that this node wants.
+    """Return True if the stored status is preferred to this node's status.
 
-    A forged status may hold any numbers. Those that no agent can have written count as 0: a generation that the object
-    does not have yet, and an epoch that no lease daemon has announced.
+    A forged status may contain any numbers. Numbers that no agent can have written count as 0: a generation that the
+    object does not have yet, and an epoch that no lease daemon has announced.
     """
     generation = _number(report.status.get("observedGeneration"))
     epoch = _highest_epoch(report.status) + MAX_EPOCHS_MISSED

@@ -1,8 +1,8 @@
 """Read and correct the ConfigMap that records the voter set, after the voters have agreed on it.
 
-It does not decide who votes. It shows the voters to people, and it keeps nodes without memory from bootstrapping: as
-long as they have no contact to a majority of the recorded set, that majority may exist elsewhere, and they must not
-create a second set.
+The ConfigMap does not decide which nodes vote. It shows the voters to people, and prevents nodes without memory from
+bootstrapping: as long as such nodes have no contact with a majority of the recorded set, that majority may exist
+elsewhere, and they must not create a second set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..manifests.selectors import is_name
 from .reflector import Object, version_of
 
 MAX_MEMBERS = 16
-"""Members that are accepted. A voter set has at most six, in the middle of a change."""
+"""Largest number of accepted members. A voter set has at most six, in the middle of a change."""
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 

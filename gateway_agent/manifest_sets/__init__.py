@@ -1,1 +1,1 @@
-"""Sets of manifests that nodes with the files store give each other. Pure."""
+"""Sets of manifests that nodes with the files store exchange. Pure."""

@@ -1,4 +1,4 @@
-"""Decide what a node does with a set of manifests that another node offers or has."""
+"""Decide whether a node applies a set of manifests of another node."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from . import sets
 from .sets import NONE, ManifestSet, Version
 
 MAX_NAMED = 5
-"""Files that a reason names."""
+"""Largest number of files that a reason names."""
 
 
 class Outcome(StrEnum):
-    """The fate of an offered set on one node."""
+    """The outcome of an offered set on one node."""
 
     APPLIED = "applied"
     UNCHANGED = "unchanged"
-    """The directory had these files already; the version is taken over."""
+    """The directory had these files already; only the version is recorded."""
     NEWER = "newer"
     """The node has a newer set."""
     NOT_MEANT = "not meant"
@@ -37,9 +37,9 @@ class Local:
     """The manifests of this node."""
 
     last: ManifestSet | None
-    """The set that was applied last; None: none ever."""
+    """The last applied set; None: there was none."""
     files: Mapping[str, str | None]
-    """The files that the store reads now, by name; None for what cannot be read as text."""
+    """The present files of the store, by name; None for a file that is no text."""
 
     @cached_property
     def version(self) -> Version:
@@ -62,17 +62,17 @@ class Local:
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision about a set; only :attr:`Outcome.APPLIED` and :attr:`Outcome.UNCHANGED` ask for an action."""
+    """The decision about a set; only :attr:`Outcome.APPLIED` and :attr:`Outcome.UNCHANGED` require an action."""
 
     outcome: Outcome
     detail: str = ""
 
 
 def decide(local: Local, offered: ManifestSet, me: str, force: bool = False) -> Decision:
-    """Return what this node does with a set.
+    """Return the decision of this node about a set.
 
-    A directory is replaced if it has the files of the last set, or files that the store once had by the word of the
-    offered set. Any other was edited by hand and stays, unless ``force``.
+    A directory is replaced if it has the files of the last set, or of an ancestor that the offered set names. Any other
+    directory was edited by hand and stays, unless ``force``.
     """
     if not offered.is_for(me):
         return Decision(Outcome.NOT_MEANT, f"the set is for {', '.join(offered.targets)}")
@@ -101,7 +101,7 @@ def next_set(
 ) -> ManifestSet:
     """Return the set of a push on this node. ``highest``: the highest number that a node has named.
 
-    Before the first push the directory of this node is the one that nodes are expected to have.
+    Before the first push, nodes are expected to have the same directory as this node.
     Raises :class:`.sets.Malformed` if the files are beyond the bounds.
     """
     number = max(local.version.number, highest) + 1

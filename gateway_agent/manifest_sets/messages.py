@@ -1,4 +1,4 @@
-"""What two agents say to each other on one connection: one request, one answer."""
+"""Define the messages between two agents on one connection: one request, one answer."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ MAX_BODY_BYTES = MAX_SET_BYTES + 4096
 MAX_DETAIL_CHARS = 500
 """Characters of a reason."""
 MAX_HELD = 256
-"""Addresses that a report names."""
+"""Largest number of addresses that a report names."""
 MAX_REPORT_BYTES = 1 << 16
 Text = Annotated[str, msgspec.Meta(max_length=MAX_DETAIL_CHARS)]
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
-    """Asks which set the other node has."""
+    """A request for the version of the other node's set."""
 
 
 class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
-    """Asks for the set that the other node has."""
+    """A request for the other node's set."""
 
 
 class Offer(msgspec.Struct, frozen=True, tag="offer"):
-    """Offers a set."""
+    """An offer of a set."""
 
     manifests: bytes
     """:func:`.sets.packed`."""
     force: bool = False
-    """Apply the set in place of a directory that was edited by hand, too."""
+    """True to apply the set even to a directory that was edited by hand."""
 
 
 class Find(msgspec.Struct, frozen=True, tag="find"):
-    """Asks what the other node has seen of a connection, see :mod:`gateway_agent.connection_log.sightings`."""
+    """A request for sightings of a connection, see :mod:`gateway_agent.connection_log.sightings`."""
 
     query: bytes
 
 
 class Look(msgspec.Struct, frozen=True, tag="look"):
-    """Asks how the other node is."""
+    """A request for the other node's report."""
 
 
 class Try(msgspec.Struct, frozen=True, tag="try"):
-    """Asks the other node to send the packets of ``egressctl test``."""
+    """A request to send the packets of ``egressctl test``."""
 
     gateway: Text
     """Empty: all."""
@@ -55,7 +55,7 @@ class Try(msgspec.Struct, frozen=True, tag="try"):
 
 
 class Have(msgspec.Struct, frozen=True, tag="have"):
-    """Names the set that this node has."""
+    """The version of this node's set."""
 
     number: int
     """0: none."""
@@ -64,13 +64,13 @@ class Have(msgspec.Struct, frozen=True, tag="have"):
 
 
 class Content(msgspec.Struct, frozen=True, tag="content"):
-    """Gives the set that this node has; empty: none."""
+    """The set of this node; empty: none."""
 
     manifests: bytes
 
 
 class Result(msgspec.Struct, frozen=True, tag="result"):
-    """Says what has become of an offer."""
+    """The result of an offer."""
 
     outcome: str
     """One of :class:`.acceptance.Outcome`."""
@@ -78,7 +78,7 @@ class Result(msgspec.Struct, frozen=True, tag="result"):
 
 
 class Found(msgspec.Struct, frozen=True, tag="found"):
-    """Gives what this node has seen of a connection."""
+    """The sightings of a connection on this node."""
 
     sightings: bytes
     trouble: str = ""
@@ -86,26 +86,26 @@ class Found(msgspec.Struct, frozen=True, tag="found"):
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
-    """Says how this node is: its verdict in short."""
+    """The report of this node: its verdict in short."""
 
     version: Text
     ok: bool
     verdict: Text
-    """``OK``, or the title of the worst that is wrong."""
+    """``OK``, or the title of the worst finding."""
     reason: Text
     hint: Text
     """The remedy, for the operator."""
     findings: int
-    """Number of things that are wrong."""
+    """Number of findings."""
     gateway: bool
-    """The node can be master of an egress IP."""
+    """True if the node can be master of an egress IP."""
     held: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_HELD)]
     """Addresses that the node is master of."""
     held_count: int
 
 
 class Tried(msgspec.Struct, frozen=True, tag="tried"):
-    """Gives the lines of a test, see :mod:`gateway_agent.show.pod_tests`."""
+    """The lines of a test, see :mod:`gateway_agent.show.pod_tests`."""
 
     tests: bytes
     trouble: str = ""
@@ -121,7 +121,7 @@ class Malformed(Exception):
 
 
 def max_answer_bytes(request: Request) -> int:
-    """Return how many bytes the answer to a request may have."""
+    """Return the largest size of the answer to a request, bytes."""
     return MAX_REPORT_BYTES if isinstance(request, Look) else MAX_BODY_BYTES
 
 

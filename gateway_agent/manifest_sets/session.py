@@ -1,8 +1,8 @@
 """One authenticated connection between two agents, without I/O: bytes of frames in, bytes of frames out.
 
-Both ends prove that they have the cluster key, for values that the other end has just chosen at random. Then one
-request and one answer follow, each with a keyed hash of all that was said before. So nothing that was recorded can be
-played again, nothing can be changed, and nothing can be sent back to its sender. Names of both nodes are part of it.
+Each end proves that it has the cluster key by a keyed hash over a random value of the other end. Then one request and
+one answer follow, each with a keyed hash of all messages before. So no recorded message can be replayed, changed, or
+reflected to its sender. The names of both nodes are part of the hashes.
 
     client → server   Hello: version, fingerprint of the client's key, nonce, both names
     server → client   nonce, keyed hash
@@ -10,7 +10,7 @@ played again, nothing can be changed, and nothing can be sent back to its sender
     server → client   the answer with its keyed hash
 
 A frame is its length (4 bytes, big-endian) and its content. Before the client's proof no frame has more than
-:data:`MAX_HANDSHAKE_BYTES`. What is said is not encrypted.
+:data:`MAX_HANDSHAKE_BYTES`. Messages are not encrypted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LENGTH = struct.Struct(">I")
 
 
 class Refused(Exception):
-    """The other end is not the node that it should be, has another key, or speaks another protocol."""
+    """The other end is another node than expected, has another key, or uses another protocol."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True):
@@ -41,7 +41,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
 
     version: int
     key: int
-    """Fingerprint of the key that the client signs with."""
+    """Fingerprint of the client's signing key."""
     nonce: bytes
     sender: str
     receiver: str
@@ -53,14 +53,14 @@ def frame(content: bytes) -> bytes:
 
 
 class _End:
-    """What both ends have in common: the derived key, and a hash of what was said."""
+    """The common part of both ends: the derived key, and a hash of all messages."""
 
     def __init__(self, key: Key) -> None:
         self._key = derived(key)
         self._said = hashlib.blake2b(digest_size=MAC_BYTES, person=b"egw-v1-set-said")
 
     def _mac(self, role: bytes, content: bytes = b"") -> bytes:
-        """Return the keyed hash of what was said and of ``content``. ``role``: 4 bytes, different for each frame."""
+        """Return the keyed hash of all messages and ``content``. ``role``: 4 bytes, different for each frame."""
         message = self._said.digest() + content
         person = b"egw-v1-set-" + role
         return hashlib.blake2b(message, key=self._key, person=person, digest_size=MAC_BYTES).digest()
@@ -81,7 +81,7 @@ class _End:
 
 
 class Client(_End):
-    """The end that connects. Call the methods in their order; each takes the content of a frame of the other end."""
+    """The connecting end. Call the methods in order; each takes the content of a frame of the other end."""
 
     def __init__(self, key: Key, me: str, peer: str, nonce: bytes) -> None:
         super().__init__(key)
@@ -94,7 +94,7 @@ class Client(_End):
         return frame(self._hello)
 
     def request(self, challenge: bytes, body: bytes) -> bytes:
-        """Return the frames of the proof and of the request. Raises :class:`Refused` if the server has not the key."""
+        """Return the frames of the proof and of the request. Raises :class:`Refused` if the server lacks the key."""
         self._said.update(challenge[:NONCE_BYTES])
         if not hmac.compare_digest(self._mac(b"serv"), challenge[NONCE_BYTES:]):
             raise Refused(f"what answers is not node {self._peer}, or has not this node's key")
@@ -108,10 +108,10 @@ class Client(_End):
 
 
 class Server(_End):
-    """The end that is connected to. Call the methods in their order."""
+    """The accepting end. Call the methods in order."""
 
     def __init__(self, ring: Keyring, me: str, hello: bytes, nonce: bytes) -> None:
-        """Take the client's first frame. Raises :class:`Refused`."""
+        """Handle the client's first frame. Raises :class:`Refused`."""
         try:
             said = msgspec.msgpack.decode(hello, type=Hello)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -126,7 +126,7 @@ class Server(_End):
             raise Refused("it has another key")
         super().__init__(key)
         self.peer = said.sender
-        """Name of the other node; proven only when :meth:`proven` has returned."""
+        """Name of the other node; proven only after :meth:`proven` has returned."""
         self._said.update(hello)
         self._nonce = nonce
 
@@ -136,7 +136,7 @@ class Server(_End):
         return frame(self._nonce + self._mac(b"serv"))
 
     def proven(self, proof: bytes) -> None:
-        """Take the client's proof. Raises :class:`Refused` if the client has not the key."""
+        """Verify the client's proof. Raises :class:`Refused` if the client lacks the key."""
         if not hmac.compare_digest(self._mac(b"clnt"), proof):
             raise Refused("it has not the key that it names")
         self._said.update(proof)
@@ -151,5 +151,5 @@ class Server(_End):
 
 
 def derived(key: Key) -> bytes:
-    """Return the key of these connections: what is signed with it is nothing elsewhere, and the other way round."""
+    """Return the derived key of these connections: hashes by this key are valid nowhere else, and vice versa."""
     return hashlib.blake2b(b"", key=key.secret, person=b"egw-v1-set-key", digest_size=32).digest()

@@ -14,12 +14,12 @@ MAX_SET_BYTES = 2 << 20
 """Bytes of a packed set: 1,000 ``Node`` documents have 0.3 MiB."""
 MAX_FILES = 1000
 MAX_NAME_BYTES = 240
-"""``NAME_MAX`` of Linux, less what the name of a draft adds."""
+"""``NAME_MAX`` of Linux, minus the prefix of a draft's name."""
 MAX_NODE_BYTES = 253
 """Length of the name of a node (RFC 1123)."""
 MAX_TARGETS = 5000
 ANCESTORS = 16
-"""Earlier contents of the store that a set names."""
+"""Largest number of earlier contents of the store that a set names."""
 DIGEST_BYTES = 32
 MAX_COUNTER = 1 << 62
 
@@ -37,15 +37,15 @@ class Version(NamedTuple):
 
 
 NONE = Version(0, b"")
-"""Version of a node that has never got a set."""
+"""Version of a node without a set."""
 
 
 class ManifestSet(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
-    """All files of a store. Make one by :func:`made`; :func:`unpacked` checks one that comes from elsewhere."""
+    """All files of a store. :func:`made` creates a set; :func:`unpacked` checks one from another node."""
 
     number: int
     author: str
-    """Name of the node that it was pushed on."""
+    """Name of the node on which the push was started."""
     files: tuple[tuple[str, str], ...]
     """Name and text of each file, sorted by name."""
     targets: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class ManifestSet(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
         return content_of(self.files)
 
     def is_for(self, node: str) -> bool:
-        """Return True if this node is to have the set."""
+        """Return True if the set is for this node."""
         return not self.targets or node in self.targets
 
 
@@ -79,7 +79,7 @@ def made(
     targets: Iterable[str] = (),
     ancestors: Iterable[bytes] = (),
 ) -> ManifestSet:
-    """Return a set. Raises :class:`Malformed` with the reason if it is beyond the bounds."""
+    """Return a set. Raises :class:`Malformed` with the reason if the set is too large."""
     earlier = tuple(dict.fromkeys(ancestors))[:ANCESTORS]
     found = ManifestSet(number, author, tuple(sorted(files.items())), tuple(sorted(set(targets))), earlier)
     _check(found)
@@ -116,7 +116,7 @@ def is_manifest(name: str) -> bool:
 
 
 def _check(found: ManifestSet) -> None:
-    """Raise :class:`Malformed` for a set that leads out of its directory, or is not in its one form."""
+    """Raise :class:`Malformed` if names lead out of the directory, or if the set is not in canonical form."""
     if not 0 < found.number <= MAX_COUNTER:
         raise Malformed("its number is out of bounds")
     names = [name for name, _ in found.files]
@@ -137,7 +137,7 @@ def _check(found: ManifestSet) -> None:
 
 
 def _size(text: str) -> int:
-    """Return the bytes of a text; -1 if it is not possible as UTF-8."""
+    """Return the size of a text in UTF-8, bytes; -1 if it cannot be encoded."""
     try:
         return len(text.encode())
     except UnicodeEncodeError:

@@ -22,7 +22,7 @@ MAX_COMPARED_CHARS = 100
 
 
 class Report:
-    """Collects the problems of one source."""
+    """The problems of one source."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -52,12 +52,12 @@ def is_unicode(text: str) -> bool:
 
 
 def kind_of(value: object) -> str:
-    """Return the type that YAML gave to a value, as words for a message."""
+    """Return the name, for a message, of the type that YAML gave to a value."""
     return "empty" if value is None else TYPE_NAMES.get(type(value), type(value).__name__)
 
 
 class Fields:
-    """Reads the fields of one mapping. Each reading method marks its field as known; :meth:`end` reports the others.
+    """The reader of one mapping. Each reading method marks its field as known; :meth:`end` reports the others.
 
     An invalid value is reported, and the reading method returns the default. ``null`` counts as absent, as in
     Kubernetes.

@@ -22,7 +22,7 @@ DRAIN = "egress-gateway.io/drain"
 
 
 class Fault(StrEnum):
-    """The kinds of what can be wrong on a node: for the verdict of status, and as label of metrics."""
+    """The kinds of faults of a node, for the verdict of status and as a label of metrics."""
 
     ISOLATED = "isolated"
     NO_MASTER = "no_master"
@@ -96,7 +96,7 @@ class Gateway:
     mode: str
     """:data:`BASIC` or :data:`VIRTUAL_IP`."""
     interface: str = ""
-    """Basic mode: the interface whose primary address the outside sees."""
+    """Basic mode: the interface whose primary address is the source address outside."""
     addresses: tuple[str, ...] = ()
     """Virtual-IP mode: ``ip`` or ``ips``."""
     interfaces: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ SERVICE_CIDR = "ServiceCIDR"
 FOREIGN = {*(("v1", kind) for kind in CORE_KINDS), ("networking.k8s.io/v1", SERVICE_CIDR)}
 """Kinds of Kubernetes itself that the agent reads, as (``apiVersion``, kind)."""
 MIN_GROUP_SIMILARITY = 0.8
-"""Ratio (:mod:`difflib`) from which an unknown API group counts as a misspelling of ours."""
+"""Ratio (:mod:`difflib`) above which an unknown API group counts as a misspelling of ours."""
 MAX_FILE_BYTES = 16 << 20
 """Size of one file. A larger file is refused, so that a stray file cannot fill the memory."""
 MAX_PROBLEMS_PER_FILE = 500
@@ -170,7 +170,7 @@ def _references(gateways: Iterable[Gateway], policies: Iterable[Policy]) -> Iter
 
 
 def _without_effect(gateways: Iterable[Gateway]) -> Iterator[Problem]:
-    """Yield the fields that say nothing for their gateway. It serves all the same."""
+    """Yield a problem for each field without effect in its gateway, which is served all the same."""
     for gateway in gateways:
         if gateway.connection_sync and gateway.mode == BASIC:
             hint = "connections are copied for virtual addresses only"
@@ -233,7 +233,7 @@ def _object(value: Any, path: str, report: Report) -> Object | None:
 
 
 def _concerns_us(fields: Fields, version: str, kind: str) -> bool:
-    """Return True if the agent reads objects of this kind. Report an ``apiVersion`` or kind that is a misspelling."""
+    """Return True if the agent reads objects of this kind. Report a misspelled ``apiVersion`` or kind."""
     group = version.partition("/")[0]
     if version in API_VERSIONS:
         if kind not in OUR_KINDS:
@@ -277,7 +277,7 @@ def _core_object(kind: str, name: str, fields: Fields, metadata: Fields) -> Obje
         namespace = metadata.text("namespace", "default")
         spec = fields.fields("spec")
         on_host = spec.text("nodeName") if spec and spec.flag("hostNetwork") else None
-        # Agents do not use it, so a wrong one is no error.
+        # Agents do not use this field, so a wrong value is no error.
         node = spec.raw("nodeName") if spec and on_host is None else ""
         pod = PodIdentity(namespace, name, labels)
         return Object(

@@ -1,4 +1,4 @@
-"""``spec.routing`` of an ``EgressGateway``: by which router its packets leave."""
+"""Parse ``spec.routing`` of an ``EgressGateway``, which names the router of its packets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from .prefixes import Family
 LENGTHS: dict[Family, str] = {4: "prefixLength", 6: "prefixLength6"}
 """Fields with the length of the prefix that is on-link, by family."""
 NO_ROUTERS = ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "::ffff:0:0/96", "ff00::/8")
-"""Prefixes in which no router has an address. The kernel refuses most routes by one, and each round would fail."""
+"""Prefixes in which no router has an address. The kernel refuses most routes by such an address, so each round would
+fail.
+"""
 LOCAL_TABLE = 255
 MAX_TABLE = 2**32 - 1
 DECKHOUSE = "spec.sourceIP.virtualIPAddress.routingTableName"
@@ -23,8 +25,8 @@ DECKHOUSE = "spec.sourceIP.virtualIPAddress.routingTableName"
 def routing(spec: Fields, addresses: Sequence[str], table_name: str) -> Routing | None:
     """Return the routing of a gateway; None if the node's main table decides.
 
-    ``addresses``: what the gateway shows; in basic mode none, which means one of IPv4. ``table_name``: Deckhouse's
-    ``routingTableName``, or an empty text.
+    ``addresses``: source addresses of the gateway; in basic mode none, which means one of IPv4. ``table_name``:
+    Deckhouse's ``routingTableName``, or an empty text.
     """
     fields = spec.fields("routing")
     if fields is None:
@@ -48,7 +50,7 @@ def routing(spec: Fields, addresses: Sequence[str], table_name: str) -> Routing 
 
 
 def _named(spec: Fields, name: str) -> Routing:
-    """Return the routing by the table with this name; a number is the table's own."""
+    """Return the routing by the table with this name, or with this number."""
     if not name.isascii() or not name.isdigit() or len(name) > len(str(MAX_TABLE)):
         return Routing(table_name=name)
     _check_table(spec.report, int(name), DECKHOUSE)
@@ -71,7 +73,7 @@ def _hop(fields: Fields, path: str, text: str) -> str:
 
 
 def _length(fields: Fields, family: Family, hops: Sequence[str]) -> int:
-    """Return the length of the prefix that is on-link; 0: nothing is."""
+    """Return the length of the prefix that is on-link; 0: none."""
     name = LENGTHS[family]
     length = fields.whole(name, 0, 1, prefixes.WIDTH[family])
     if length and not any(hop and prefixes.number(hop)[0] == family for hop in hops):
@@ -80,7 +82,7 @@ def _length(fields: Fields, family: Family, hops: Sequence[str]) -> int:
 
 
 def _check_families(fields: Fields, hops: Sequence[str], addresses: Sequence[str], by_table: bool) -> None:
-    """Report a family with several next hops, or with none though the gateway shows an address of it."""
+    """Report a family with several next hops, or with none though the gateway has an address of this family."""
     shown = {prefixes.number(address)[0] for address in addresses} or {4}
     for family in LENGTHS:
         mine = [hop for hop in hops if prefixes.number(hop)[0] == family]
@@ -93,7 +95,7 @@ def _check_families(fields: Fields, hops: Sequence[str], addresses: Sequence[str
 
 
 def _check_table(report: Report, table: int, path: str) -> None:
-    """Report a table that a gateway cannot leave by."""
+    """Report a routing table that a gateway cannot use."""
     if table in (0, LOCAL_TABLE) or table > MAX_TABLE:
         report.add(path, f"{table} is no table with routes to the outside")
     elif ids.is_own_table(table):

@@ -1,4 +1,4 @@
-"""Give a new inventory the unchanged parts of the one before it. Pure."""
+"""Share the unchanged parts of the previous inventory with a new one. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PARTS = tuple(each.name for each in fields(Inventory))
 
 
 def sharing(inventory: Inventory, before: Inventory) -> Inventory:
-    """Return an equal inventory, with each part that ``before`` has too being the same object.
+    """Return an equal inventory whose parts are the objects of ``before`` where they are equal.
 
-    What was worked out of a part can then be kept: see :mod:`gateway_agent.policy.kept_results`.
+    Results for a part can then be cached: see :mod:`gateway_agent.policy.kept_results`.
     """
     same: dict[str, Any] = {
         name: value for name in PARTS if getattr(inventory, name) == (value := getattr(before, name))

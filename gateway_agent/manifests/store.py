@@ -30,10 +30,10 @@ class Store(Protocol):
 
 
 class Reporter(Protocol):
-    """Reports the state of this node to the store."""
+    """The reporter of this node's state to the store."""
 
     async def run(self) -> None:
-        """Report. Ends with its task."""
+        """Report until cancelled."""
 
     async def leave(self) -> None:
         """Report that the agent of this node stops."""

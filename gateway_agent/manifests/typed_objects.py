@@ -99,7 +99,7 @@ def _node_selector(spec: Fields) -> tuple[Requirement, ...]:
 
 
 def _with_source(parsed: Gateway, source_ip: Fields) -> tuple[Gateway, str]:
-    """Return the gateway with what ``spec.sourceIP`` says, and Deckhouse's ``routingTableName`` if it is given."""
+    """Return the gateway with the values of ``spec.sourceIP``, and Deckhouse's ``routingTableName`` if it is given."""
     mode = source_ip.choice("mode", tuple(_SOURCES), required=True)
     for other, name in _SOURCES.items():
         if mode and other != mode and source_ip.raw(name) is not None:

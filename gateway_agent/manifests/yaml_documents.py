@@ -26,7 +26,7 @@ _ALIAS = re.compile(r"[\s,:\[{-]\*[^\s,\]}]")
 
 
 class _Loader(_Base):  # type: ignore[misc]
-    """Loads times as texts, as JSON does, and refuses duplicate keys."""
+    """A loader that reads times as texts, like JSON, and refuses duplicate keys."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -45,7 +45,7 @@ class _Loader(_Base):  # type: ignore[misc]
         return mapping
 
     def construct_number(self, node: yaml.ScalarNode) -> Any:
-        """Return an integer; the text of one that is too long to be converted or shown."""
+        """Return an integer, or its text if it is too long to be converted or shown."""
         if len(node.value) > MAX_INTEGER_CHARS:
             return node.value
         try:
@@ -56,7 +56,7 @@ class _Loader(_Base):  # type: ignore[misc]
 
 
 class _Dumper(_DumperBase):  # type: ignore[misc]
-    """Writes no aliases: the aliases of several texts could together exceed :data:`MAX_ALIASES`."""
+    """A dumper without aliases: the aliases of several texts could together exceed :data:`MAX_ALIASES`."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -117,7 +117,7 @@ def _check_aliases(text: str) -> None:
     """Raise :class:`yaml.YAMLError` if a file has more than :data:`MAX_ALIASES` aliases."""
     if len(_ALIAS.findall(text)) <= MAX_ALIASES:
         return
-    # The pattern also matches stars inside of texts. Only now is the exact and slow count worth its cost.
+    # The pattern also matches stars inside of texts, so the slow and exact count follows.
     aliases = sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=_Base))
     if aliases > MAX_ALIASES:
         raise yaml.YAMLError(f"{aliases} aliases; {MAX_ALIASES} are allowed: write the values out")
