@@ -25,13 +25,13 @@ class Chained:
     lines: tuple[str, ...] = ()
     """Descriptions of the changes."""
     tried: bool = False
-    """True if the runtime is to be asked again, whether it loads the drop-in."""
+    """True if the runtime must be asked again whether it loads the drop-in."""
 
 
 def chain(path: Path, entry: Mapping[str, Any], runtime: Runtime) -> Chained:
     """Put the entry into the configuration ``path``, or beside it. Raises OSError and :class:`NotChainable`.
 
-    An entry is removed from one place only after the other one has it.
+    The entry is removed from one place only after it is in the other one.
     """
     conf_dir, text = path.parent, _read(path)
     network = entry_place.network(text)

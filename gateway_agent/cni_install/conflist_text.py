@@ -34,7 +34,7 @@ SINGLE_PLUGIN_HINT = "make a .conflist of it: a list of plugins"
 
 
 class NotChainable(Exception):
-    """Our plugin cannot be added to the configuration. ``hint``: how to solve it."""
+    """Our plugin cannot be added to the configuration. ``hint``: the remedy."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(f"{message} ({hint})")

@@ -1,8 +1,8 @@
 """Write and remove the plugin's drop-in file: ``<conf-dir>/<network>/99-egress-gateway.conf``.
 
-containerd watches the directory of the configuration, and not the directories in it. Of the events there it heeds
-that a file was written, renamed or removed, and not that one was created. So each change ends with a file of ours that
-comes and goes there, and containerd reads its configuration again.
+containerd watches the directory of the configuration, but no subdirectories. It reacts to files that are written,
+renamed or removed there, but not to created ones. So each change ends with a temporary file of ours there, and
+containerd reads its configuration again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cni.files import replace_file
 from . import conflist_text
 
 NAME = f"99-{conflist_text.TYPE}.conf"
-"""Name of the file; the last of several, as a plugin that needs the results of the others."""
+"""Name of the file. It sorts last, because the plugin needs the results of the others."""
 
 
 def path(conf_dir: Path, network: str) -> Path:
@@ -49,7 +49,7 @@ def remove(conf_dir: Path, but: str = "") -> list[Path]:
     stale = [found for found in here(conf_dir) if found.parent.name != but]
     for found in stale:
         found.unlink(missing_ok=True)
-        # It holds the drop-ins of others, too.
+        # The directory has drop-ins of other programs, too.
         with contextlib.suppress(OSError):
             found.parent.rmdir()
     if stale:

@@ -1,10 +1,10 @@
 """Decide where the plugin's entry belongs: into the network's own file, or into a drop-in file beside it.
 
 libcni 1.3 (containerd 2.1) also loads ``<conf-dir>/<network>/*.conf``, and appends each to the plugins of the network.
-A main network plugin that writes its own file anew does not touch such a drop-in, so no pod starts without our entry
-meanwhile. An older runtime ignores the directory. Only the runtime itself knows which of them it is, so this is tried:
-with both in place, a runtime that loads drop-ins names our plugin twice. In between a pod's ADD runs the plugin twice,
-which changes nothing. The entry leaves the file only after the runtime has named both.
+A main network plugin that rewrites its own file does not touch such a drop-in, so no pod starts without our entry
+meanwhile. An older runtime ignores the directory. Only a trial shows whether a runtime loads drop-ins: with both
+entries in place, such a runtime names our plugin twice. Meanwhile a pod's ADD runs the plugin twice, which is harmless.
+The entry is removed from the file only after the runtime has named both.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def decide(found: Places, loaded: tuple[str, ...] | None, ruled_out: bool, prove
 
     ``loaded``: types of the plugins of this network that the runtime has loaded, None if it does not answer.
     ``ruled_out``: drop-ins are not possible with this configuration, or were tried with this runtime without success.
-    ``proven``: this runtime has loaded a drop-in, or its file is so old that what it has loaded is not older. Without
-    that, an entry that it has loaded may be the one that another program has just removed from the file.
+    ``proven``: this runtime has loaded a drop-in, or the network's file is older than the loaded configuration. Without
+    that, the loaded entry may be the one that another program has just removed from the file.
     """
     if ruled_out:
         return IN_FILE

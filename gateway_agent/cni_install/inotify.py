@@ -1,7 +1,7 @@
-"""Waits for changes in directories by inotify(7), and wakes within a millisecond.
+"""Wait for changes in directories by inotify(7), with a delay below a millisecond.
 
-A runtime reads a changed configuration at once, and a pod that starts by it starts without our entry. ``watchfiles``
-sleeps from one look to the next: to wake within milliseconds it would have to look hundreds of times each second.
+A runtime reads a changed configuration at once, and pods that start by it start without our entry. ``watchfiles``
+polls: for a delay of milliseconds it would have to poll hundreds of times each second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Watch:
-    """The directories from the making of the object to :meth:`close`. Raises OSError if the kernel watches no more."""
+    """A watch of directories until :meth:`close`. Raises OSError if the kernel's limit of watches is reached."""
 
     def __init__(self, directories: Iterable[Path]) -> None:
         self._descriptor = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))

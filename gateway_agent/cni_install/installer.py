@@ -30,8 +30,9 @@ from .runtime import Runtime
 
 DONE, FAILED = 0, 1
 SETTLE_S, POLL_INTERVAL_S = 0.1, 1.0
-"""Seconds without a change after which a file that cannot be loaded is no file that is just being written; between two
-checks if no event comes."""
+"""Seconds without a change after which an unloadable file counts as broken and not as being written; seconds between
+two checks without an event.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,16 +62,16 @@ class Done:
     """The outcome of one installation."""
 
     lines: tuple[str, ...] = ()
-    """Descriptions of the changes, or of what the installer waits for."""
+    """Descriptions of the changes, or the reason for which the installer waits."""
     problems: tuple[Problem, ...] = ()
     chained: bool = True
     """False if a problem keeps the plugin from being used."""
     file: str = ""
     """Path of the file that has our entry; empty if there is none."""
     unsettled: bool = False
-    """True if a file may just be being written, and nothing was done for that reason."""
+    """True if nothing was done because a file may be being written."""
     tried: bool = False
-    """True if the entry is in two places, until the runtime has said which of them it loads."""
+    """True if the entry is in two places until the runtime has reported which one it loads."""
 
 
 def install(
@@ -86,8 +87,8 @@ def install(
     """Install and chain the plugin. Nothing is changed if all is in place. Raises OSError and :class:`NotChainable`.
 
     The plugin is installed before its entry: a runtime that reads the configuration must find the file. ``settled``:
-    nothing has changed for a while. Else a file that cannot be loaded is one that another program is writing, and the
-    next one is not used in its place. ``network``: see :func:`.conflist_text.in_use`.
+    True if nothing has changed for a while. Otherwise another program may be writing an unloadable file, and the next
+    file is not used instead. ``network``: see :func:`.conflist_text.in_use`.
     """
     if missing := _missing_directory(bin_dir, conf_dir):
         return Done((), (missing,), False)
@@ -166,7 +167,7 @@ def _once(options: argparse.Namespace, probe: PluginProbe, runtime: Runtime, set
 
 
 def _once_for_all(options: argparse.Namespace) -> Done:
-    """Install, and wait until the entry is where it stays. Changes are logged."""
+    """Install, and wait until the entry is in its final place. Changes are logged."""
     probe, runtime = PluginProbe(options.bin_dir / conflist_text.TYPE, options.host_root), _runtime(options)
     while True:
         done = _once(options, probe, runtime)
@@ -189,13 +190,13 @@ def _watch(options: argparse.Namespace) -> None:
     changes, settled = _Changes(), True
     while True:
         try:
-            # Before the look: a change that comes meanwhile is the next one.
+            # Before the files are read: a later change wakes the next wait.
             changes.follow(_watchable(options))
             done = _once(options, probe, runtime, settled)
             lines = (*done.lines, *map(str, done.problems))
         except Exception as error:
             done, lines = Done(), (f"{type(error).__name__}: {error}",)
-        # A full disk or a closed pipe behind the output does not end it either.
+        # A full disk or a closed output does not end the process either.
         with contextlib.suppress(OSError):
             _print_lines([line for line in lines if line not in last])
         last = lines
@@ -203,7 +204,7 @@ def _watch(options: argparse.Namespace) -> None:
 
 
 class _Changes:
-    """Changes in some directories. Without a watch, if the kernel allows no more of them, time passes."""
+    """Changes in directories. If the kernel allows no watch, it polls instead."""
 
     def __init__(self) -> None:
         self._watched: object = None

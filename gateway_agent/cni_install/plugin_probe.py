@@ -13,7 +13,7 @@ from pathlib import Path
 MIN_PYTHON = (3, 9)
 """Oldest Python version that runs the plugin."""
 TIMEOUT_S = 10.0
-"""Seconds that the plugin gets to answer."""
+"""Seconds for the plugin's answer."""
 NOT_RUN = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP)
 """Errors of execve() that are permanent for a file; other errors are temporary."""
 MAX_LINKS = 40
@@ -27,7 +27,7 @@ _MINOR = re.compile(r"python3\.(\d+)")
 
 
 class PluginProbe:
-    """Runs the plugin as a runtime does, again only after it or its interpreter has changed.
+    """A test run of the plugin, as a runtime does it; repeated only after the plugin or its interpreter has changed.
 
     ``host_root``: the host's root directory, or its ``/usr`` alone, in the view of this container; None outside of a
     container. A plugin with its own interpreter runs in a container as on the node. A plugin that needs the node's

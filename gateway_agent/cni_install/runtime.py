@@ -1,4 +1,4 @@
-"""Ask the container runtime which plugins it has loaded, and remember what was tried with it."""
+"""Ask the container runtime which plugins it has loaded, and remember the results of trials."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from ..container_engines import cri
 
 ASKED_S, TRIED_S = 5.0, 2.0
-"""Seconds after a change in which the runtime is asked again; seconds in which it should have loaded a drop-in."""
+"""Seconds after a change in which the runtime is asked again; seconds within which it should have loaded a drop-in."""
 
 
 class Runtime:
-    """The runtime at a CRI socket. Not asked if ``socket`` is None."""
+    """The runtime at a CRI socket; None: no runtime is asked."""
 
     def __init__(self, socket: Path | None) -> None:
         self._socket = socket
@@ -23,7 +23,7 @@ class Runtime:
         self._with_drop_ins: object = None
 
     def loaded(self, network: str, files: object) -> tuple[str, ...] | None:
-        """Return the types of the plugins that it has loaded of a network; None if that is not known.
+        """Return the types of the plugins that the runtime has loaded for a network; None if that is not known.
 
         ``files``: anything that differs if the configuration does. The runtime is asked for some seconds after a
         change, as it may not have seen it yet; after that, its last answer counts.
@@ -36,12 +36,12 @@ class Runtime:
         return self._loaded
 
     def loads_no_drop_ins(self) -> bool:
-        """Return True if this was found out since the runtime was started."""
+        """Return True if a trial since the start of the runtime has shown that."""
         start = self._start()
         return start is not None and start == self._without_drop_ins
 
     def tries(self) -> bool:
-        """Begin a try, or go on with it. Return False if it has lasted long enough, and the runtime has failed it."""
+        """Start or continue a trial. Return False if the trial has timed out."""
         now_s = time.monotonic()
         if not self._try_until_s:
             self._try_until_s = now_s + TRIED_S
@@ -51,12 +51,12 @@ class Runtime:
         return False
 
     def tried(self, loads_drop_ins: bool) -> None:
-        """End a try. ``loads_drop_ins``: it was a success."""
+        """End a trial. ``loads_drop_ins``: True if the runtime has loaded the drop-in."""
         self._try_until_s = 0.0
         self._with_drop_ins = self._start() if loads_drop_ins else None
 
     def loads_drop_ins(self, written: float) -> bool:
-        """Return True if the runtime loads drop-ins for sure, if it has loaded one.
+        """Return True if an entry that the runtime has loaded proves that it loads drop-ins.
 
         ``written``: time of the last change of the network's own file, Unix time in seconds.
         """
@@ -65,7 +65,7 @@ class Runtime:
         return proven or not 0 <= time.time() - written < TRIED_S
 
     def _start(self) -> tuple[int, int] | None:
-        """Return what changes when the runtime is started again: it makes a new socket. None if there is no socket."""
+        """Return an identity of the runtime's socket, which a restart replaces; None if there is no socket."""
         try:
             if self._socket is not None and self._socket.is_socket():
                 state = self._socket.stat()
@@ -75,7 +75,7 @@ class Runtime:
         return None
 
     def _asked(self, network: str) -> tuple[str, ...] | None:
-        """Ask the runtime. One that reports nothing, or another network, has loaded none of this network.
+        """Ask the runtime. If it reports nothing, or another network, it has loaded no plugin of this network.
 
         Between two configurations, and after a load that has failed, it has loaded no network at all.
         """

@@ -1,1 +1,1 @@
-"""The log of connections through egress IPs: one line at the start and one at the end of each."""
+"""Log connections through egress IPs: one line at the start and one at the end of each."""

@@ -1,7 +1,7 @@
-"""``python -m gateway_agent.connection_log``: the process that writes the log. It ends when its standard input closes.
+"""``python -m gateway_agent.connection_log``: write the log until standard input closes.
 
-It is a process of its own: neither reading thousands of events a second nor a slow disk holds up the agent, and the
-lease daemon runs before it.
+The log has a process of its own: neither thousands of events a second nor a slow disk delay the agent, and the lease
+daemon has priority.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .recorder import Record, Recorder
 from .report import Report
 
 BUFFER_BYTES = 64 << 20
-"""Room for events that wait: some ten thousand."""
+"""Size of the kernel's queue of events: room for some ten thousand."""
 BATCH = 2000
-"""Events that are read before lines are written."""
+"""Largest number of events that are read before lines are written."""
 REPORT_S = 1.0
 MAX_POD_ADDRESSES = 20_000
-"""Addresses of pods that are remembered when the pod is gone."""
+"""Largest number of addresses of deleted pods that are remembered."""
 NICE = 5
 ACCOUNTING, EVENTS = (
     PROC_SYS_NET / "netfilter/nf_conntrack_acct",
@@ -54,7 +54,7 @@ class Node:
         self.known = Knowledge(name, MarkLayout(mask))
 
     def follow(self) -> None:
-        """Read what has changed. What cannot be read keeps the state of before."""
+        """Read changed files. An unreadable file keeps its last state."""
         try:
             stamp = os.stat(self._run_dir / PLAN).st_mtime_ns, attachments.stamp(self._run_dir)
             if stamp == self._stamp:
@@ -68,7 +68,7 @@ class Node:
 
 
 class Log:
-    """Takes events, and writes their lines."""
+    """The writer of the lines of events."""
 
     def __init__(self, node: Node, file: LogFile | Journal, clock: Callable[[], float]) -> None:
         self._node = node
@@ -100,7 +100,7 @@ class Log:
             return self._recorder.ended(self._node.known, found)
         known = self._node.known
         if not came_by_tunnel(known, found.mark) and found.original.source not in known.pods:
-            # A pod that has just started.
+            # The pod may have just started.
             self._node.follow()
         return self._recorder.begun(self._node.known, found, event.injected)
 
@@ -114,7 +114,7 @@ def main() -> int:
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--journal", action="store_true", help="in place of the file")
     options = parser.parse_args()
-    # Nothing here has cycles, and the starts of open connections are many.
+    # The data has no cycles, and the starts of open connections are many.
     gc.disable()
     os.nice(NICE)
     # The agent ends this process: a signal to its group leaves lines unwritten.
@@ -151,7 +151,7 @@ def _serve(events: MarkedEvents, log: Log, run_dir: Path, problems: tuple[str, .
 
 
 def settings() -> tuple[str, ...]:
-    """Let the kernel count bytes. Return what is missing."""
+    """Make the kernel count bytes. Return the problems."""
     found = []
     try:
         if ACCOUNTING.read_text(encoding="ascii").strip() == "0":

@@ -1,8 +1,8 @@
-"""Build the record of a connection through an egress IP from the half that one node knows. Pure.
+"""Build the record of a connection through an egress IP from the facts that one node knows, its half. Pure.
 
-The worker knows the pod and the port that the connection has in the tunnel; the master knows by which address and port
-it is seen outside. Both know the source address and port behind the worker's source NAT, the destination and the
-protocol, and by these two halves are joined. Of the master's own pods it knows both.
+The worker knows the pod, and the port of the connection in the tunnel; the master knows its address and port outside.
+Both know the source address and port after the worker's source NAT, the destination and the protocol, by which two
+halves are joined. For its own pods, the master knows both halves.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class Half(NamedTuple):
 
     gateway: str
     shown: End
-    """Egress IP, and the port outside."""
+    """Egress IP and port outside."""
     protocol: str
     destination: End
     node: str
     """Name of the worker."""
     inside: End
-    """Source behind the worker's source NAT; empty if the connection went into no tunnel."""
+    """Source after the worker's source NAT; empty if the connection uses no tunnel."""
     pod: Pod
     pod_end: End
-    """Source that the pod has used."""
+    """Source of the pod."""
 
     @property
     def tunnel_key(self) -> tuple[End, End, str]:
-        """The key that the halves of one connection share."""
+        """Return the key that the halves of one connection share."""
         return self.inside, self.destination, self.protocol
 
 
@@ -54,21 +54,21 @@ class Knowledge:
     node: str
     layout: ids.MarkLayout
     outgoing: Mapping[int, PlanEgressIP] = field(default_factory=dict)
-    """Egress IPs by the marks of connections of this node's pods, as far as they are in the mask."""
+    """Egress IPs by the masked marks of connections of this node's pods."""
     incoming: Mapping[int, PlanEgressIP] = field(default_factory=dict)
-    """Egress IPs by the marks of connections out of tunnels, as far as they are in ``wide``."""
+    """Egress IPs by the marks, masked with ``wide``, of connections out of tunnels."""
     wide: int = 0
     served: frozenset[str] = frozenset()
-    """Ids of the egress IPs of which this node is the master."""
+    """Ids of the egress IPs whose master is this node."""
     nodes: Mapping[str, str] = field(default_factory=dict)
     """Names of nodes by the addresses that they have inside tunnels."""
     own: frozenset[str] = frozenset()
-    """Those of this node."""
+    """The addresses of this node inside tunnels."""
     pods: Mapping[str, Pod] = field(default_factory=dict)
 
 
 def knowledge(plan: Plan, attachments: Iterable[Attachment], before: Mapping[str, Pod]) -> Knowledge:
-    """Return what is known. ``before``: pods that may have gone, whose connections are still in the table."""
+    """Return the knowledge. ``before``: pods that may be gone, whose connections are still in the table."""
     inner = {
         ids.inner(node.address, family, synced): node.name
         for node in plan.nodes
@@ -78,7 +78,7 @@ def knowledge(plan: Plan, attachments: Iterable[Attachment], before: Mapping[str
     pods: dict[str, Pod] = {}
     for each in attachments:
         for address in each.addresses:
-            # Two networks of one node may have the same addresses: then the address does not say which pod it was.
+            # Two networks of one node may have the same addresses: then an address does not identify a pod.
             named = each.namespace, each.name
             pods[address] = named if pods.get(address, named) == named else UNKNOWN_POD
     return Knowledge(
@@ -107,7 +107,7 @@ def came_by_tunnel(known: Knowledge, mark: int) -> bool:
 
 
 def half(known: Knowledge, flow: Flow, egress: PlanEgressIP) -> Half:
-    """Return what this node knows of a connection through ``egress``."""
+    """Return this node's half of a connection through ``egress``."""
     original, reply = flow.original, flow.reply
     protocol = PROTOCOLS.get(original.protocol, str(original.protocol))
     source = original.source, original.source_port
@@ -117,7 +117,7 @@ def half(known: Knowledge, flow: Flow, egress: PlanEgressIP) -> Half:
         worker = known.nodes.get(original.source, "")
         return Half(egress.gateway, shown, protocol, to, worker, source, UNKNOWN_POD, UNKNOWN_END)
     pod = known.pods.get(original.source, UNKNOWN_POD)
-    # Behind the DNAT of a Service, the destination is the source of the answers. Of ICMP these have no identifier.
+    # After the DNAT of a Service, the destination is the source of the replies, which have no identifier for ICMP.
     to = reply.source, reply.source_port or original.destination_port
     shown = reply.destination, reply.destination_port or original.source_port
     if shown[0] in known.own and not (egress.id in known.served and shown[0] == egress.source):

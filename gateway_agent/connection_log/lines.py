@@ -1,4 +1,4 @@
-"""The lines of the log: one JSON object each. Pure.
+"""Encode and decode the lines of the log: one JSON object each. Pure.
 
 The order of the fields is fixed, so that a search for the bytes of two neighbouring fields finds the lines.
 """
@@ -25,7 +25,7 @@ def line(seconds: float, by: str, record: Record) -> bytes:
 
 
 def fields(seconds: float, by: str, record: Record) -> dict[str, Any]:
-    """Return the fields of a line. What is not known, or not counted, is null."""
+    """Return the fields of a line. Unknown or uncounted values are null."""
     known = record.half
     return {
         "time": written(seconds),
@@ -50,12 +50,12 @@ def _end(address: str, port: str, end: End) -> dict[str, Any]:
 
 
 def by_egress(end: End) -> bytes:
-    """Return bytes that each line about this address and port outside has."""
+    """Return bytes that every line about this address and port outside contains."""
     return _bytes(_end("egressIP", "egressPort", end))
 
 
 def by_tunnel(end: End) -> bytes:
-    """Return bytes that each line about this address and port behind the worker's source NAT has."""
+    """Return bytes that every line about this address and port after the worker's source NAT contains."""
     return _bytes(_end("nodeAddress", "nodePort", end))
 
 
@@ -72,7 +72,7 @@ def _bytes(found: dict[str, Any]) -> bytes:
 
 
 def read(text: bytes) -> tuple[float, Record, str] | None:
-    """Return Unix time and record of a line, and the node that has written it; None if it is no line of this log."""
+    """Return the Unix time, record and writing node of a line; None if it is no line of this log."""
     try:
         found = json.loads(text)
         half = Half(

@@ -1,4 +1,4 @@
-"""The files of the log: the newest, and older ones with a number behind the name."""
+"""Write the files of the log: the newest, and older ones with a number after the name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 MODE = 0o600
-"""The log says who talked with whom."""
+"""Only for root: the log shows which pod communicates with which destination."""
 
 
 class LogFile:
-    """Appends to a file, and starts a new one before it is too large. Every method raises OSError."""
+    """The newest file, which is rotated before it is too large. Every method raises OSError."""
 
     def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
         """``keep``: number of older files."""
@@ -22,7 +22,7 @@ class LogFile:
         self._size = 0
 
     def append(self, lines: bytes) -> int:
-        """Write whole lines: all of them, or none. Return their number."""
+        """Write all of these lines, or none. Return their number."""
         self._follow()
         if self._size and self._size + len(lines) > self._max_bytes:
             self._rotate()
@@ -44,7 +44,7 @@ class LogFile:
             self._descriptor = -1
 
     def _follow(self) -> None:
-        """Open the file, anew if another program has moved it away."""
+        """Open the file, again if another program has renamed it."""
         with contextlib.suppress(FileNotFoundError):
             if self._descriptor >= 0 and os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
                 return
@@ -67,5 +67,5 @@ class LogFile:
 
 
 def files(path: Path, keep: int) -> list[Path]:
-    """Return the names of all files of a log, the newest first. They need not be there."""
+    """Return the paths of all possible files of a log, the newest first."""
     return [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, keep + 1))]

@@ -1,4 +1,4 @@
-"""Report the numbers of the connection log to the agent, by a file in the run directory."""
+"""Report the counters of the connection log to the agent, by a file in the run directory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ REPORT = "connection-log.json"
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Numbers since the process has started."""
+    """Counters since the start of the process."""
 
     lines: int = 0
-    """Lines that are in the file."""
+    """Number of written lines."""
     lost: int = 0
-    """Events that the kernel has dropped, since they came faster than they were read."""
+    """Number of events that the kernel dropped because they were not read fast enough."""
     unwritten: int = 0
-    """Lines that the disk did not take."""
+    """Number of lines that could not be written."""
     problems: tuple[str, ...] = ()
 
 

@@ -14,11 +14,11 @@ CHUNK_BYTES = 1 << 20
 """Bytes that are searched at once: a search holds Python's interpreter lock, reading does not."""
 MAX_LINE_BYTES = 4096
 MAX_LINES = 20_000
-"""Lines that one search reads: an address and port have many connections in the course of time."""
+"""Largest number of lines that one search reads: over time, an address and port have many connections."""
 
 
 def search(path: Path, keep: int, query: Query) -> list[Sighting]:
-    """Return the sightings of a log that a question is about. Blocks. Raises OSError if a file cannot be read."""
+    """Return the sightings in a log that match a query. Blocks. Raises OSError if a file cannot be read."""
     pattern = lines.by_tunnel(query.end) if query.inside else lines.by_egress(query.end)
     found: list[Sighting] = []
     for file in files(path, keep):
@@ -39,7 +39,7 @@ def seen(query: Query, found: Iterable[bytes]) -> Iterator[Sighting]:
 
 
 def _lines_with(path: Path, pattern: bytes) -> Iterator[bytes]:
-    """Yield the lines of a file that have these bytes; none if there is no such file."""
+    """Yield the lines of a file that contain these bytes; none if there is no such file."""
     try:
         file = path.open("rb")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Find a connection by what several nodes have seen of it, now and in their logs. Pure."""
+"""Join sightings of several nodes, in tables and logs, to connections. Pure."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .recorder import END, START
 OPEN = "open"
 """The event of a connection that is in the kernel's table now."""
 MAX_SIGHTINGS = 400
-"""Sightings in one answer: those nearest to the time that is asked for."""
+"""Largest number of sightings in one answer: those nearest to the requested time."""
 SLACK_S = 5.0
-"""Seconds by which two nodes may date one event apart: their clocks differ, and lines wait under load."""
+"""Largest difference, seconds, of two nodes' times of one event: clocks differ, and lines are delayed under load."""
 
 
 class Query(msgspec.Struct, frozen=True):
-    """A question to one node."""
+    """A query to one node."""
 
     end: End
-    """Address and port: outside, or behind the worker's source NAT."""
+    """Address and port, outside or after the worker's source NAT."""
     inside: bool = False
-    """True: ``end`` is behind the worker's source NAT."""
+    """True if ``end`` is the source after the worker's source NAT."""
     to: End | None = None
     """The destination. Port 0: any."""
     protocol: str = ""
@@ -47,7 +47,7 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """A connection, as far as one node or two have seen it."""
+    """A connection, from the sightings of one or two nodes."""
 
     half: Half
     by: str
@@ -67,7 +67,7 @@ class Connection(msgspec.Struct, frozen=True):
 
 
 def matches(query: Query, half: Half) -> bool:
-    """Return True if the question is about this connection."""
+    """Return True if the query matches this connection."""
     if query.end != (half.inside if query.inside else half.shown):
         return False
     to = query.to
@@ -76,7 +76,7 @@ def matches(query: Query, half: Half) -> bool:
 
 
 def nearest(query: Query, found: Iterable[Sighting]) -> list[Sighting]:
-    """Return the sightings that the question is about, those of an answer at most."""
+    """Return the sightings that match the query, as many as fit an answer."""
     wanted = [each for each in found if matches(query, each.half)]
     at = math.inf if query.at is None else query.at
     wanted.sort(key=lambda each: abs(each.seconds - at) if query.at is not None else -each.seconds)
@@ -111,7 +111,7 @@ def _paired(by: str, half: Half, events: Sequence[Sighting]) -> list[Connection]
 
 
 def worker_query(found: Connection) -> Query | None:
-    """Return the question to the worker of a connection; None if its pod is known, or no worker is."""
+    """Return the query to the worker of a connection; None if the pod is known, or no worker is."""
     half = found.half
     if half.pod != UNKNOWN_POD or half.inside == UNKNOWN_END:
         return None
@@ -120,7 +120,7 @@ def worker_query(found: Connection) -> Query | None:
 
 
 def joined(outer: Connection, inner: Iterable[Connection]) -> Connection:
-    """Return the master's half with the worker's half of it; unchanged if none of ``inner`` is that."""
+    """Return the master's half, joined with the worker's half among ``inner``; unchanged if there is none."""
     same = [one for one in inner if one.half.tunnel_key == outer.half.tunnel_key and _overlap(outer, one)]
     if not same:
         return outer
@@ -141,7 +141,7 @@ def _overlap(one: Connection, other: Connection) -> bool:
 
 
 def _apart(one: Connection, other: Connection) -> float:
-    """Return how far apart two nodes date the same event."""
+    """Return the difference of two nodes' times of the same event, seconds."""
     for first, second in ((one.start, other.start), (one.end, other.end)):
         if first is not None and second is not None:
             return abs(first - second)

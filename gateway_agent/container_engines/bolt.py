@@ -16,9 +16,9 @@ BRANCH, LEAF = 1, 2
 SUBBUCKET = 1
 """Flag of a leaf's entry that is a bucket."""
 MAX_DEPTH = 32
-"""Levels of one tree: with two entries on each page that is more than any file can hold."""
+"""Largest number of levels of a tree: with two entries on each page, no file is large enough for more."""
 MAX_READ_FACTOR = 16
-"""Bytes that may be read, as a multiple of the file's size: pages and entries of a damaged file may overlap."""
+"""Largest number of bytes that are read, as a multiple of the file's size: entries of a damaged file may overlap."""
 _PAGE = struct.Struct("<QHHI")
 """Header of a page: number, kind, entries, number of overflow pages."""
 _META = struct.Struct("<IIIIQQQQQQ")

@@ -1,4 +1,4 @@
-"""Parse untrusted documents of container engines into plain data, and find containers that nothing steers."""
+"""Parse untrusted documents of container engines into plain data, and find containers that no tag steers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORWARDED = ("slirp4netns", "pasta")
 NERDCTL_NAME = "nerdctl/name"
 """Label in which nerdctl stores the name of a container."""
 MAX_SPLITS = 4
-"""Ways to split an id into namespace and name that are tried. Each one costs a request."""
+"""Largest number of splits of an id into namespace and name that are tried. Each one costs a request."""
 NOT_TEXT = "labels are not a mapping of texts"
 
 

@@ -1,7 +1,7 @@
 """Make one gRPC call without streams over a unix socket: RFC 9113, and "gRPC over HTTP2".
 
-``grpcio`` would be 19 MB on each node, for one call. Of HTTP/2 this is what such a call needs; headers of the answer
-are not decoded, so of a refused call only the refusal is known.
+``grpcio`` would take 19 MB on each node for one call. This is the part of HTTP/2 that such a call needs; headers of the
+answer are not decoded, so the reason of a refused call is not known.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _answer(connection: socket.socket) -> Iterator[bytes]:
         if kind in (_SETTINGS, _PING) and not flags & _ACK:
             connection.sendall(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
         elif kind in (_RST_STREAM, _GOAWAY):
-            raise ValueError("the server breaks the call off")
+            raise ValueError("the server ended the call early")
         elif kind == _DATA and stream == _STREAM:
             padding = 1 + payload[0] if flags & _PADDED and payload else 0
             yield payload[1 : len(payload) - padding + 1] if padding else payload

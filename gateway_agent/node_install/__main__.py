@@ -1,7 +1,7 @@
-"""``python -m gateway_agent.node_install install|uninstall``: the part of ``install.sh`` on a node.
+"""``python -m gateway_agent.node_install install|uninstall``: do the part of ``install.sh`` that changes a node.
 
-It runs by the environment of the version that is to be installed, which ``install.sh`` has put under
-``/opt/egress-gateway/versions``. Until every check has passed nothing else of the node is changed.
+It runs in the environment of the version to install, which ``install.sh`` has put under
+``/opt/egress-gateway/versions``. Nothing else of the node is changed before every check has passed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DONE, FAILED = 0, 1
 
 
 def main() -> int:
-    """Run the command. Return the exit code: 0 done, 1 failed and nothing was changed, or all was undone."""
+    """Run the command. Return the exit code: 0 done, 1 failed, with no change or all changes undone."""
     parser = argparse.ArgumentParser(prog="install.sh")
     commands = parser.add_subparsers(required=True)
     install = commands.add_parser("install")
@@ -60,18 +60,18 @@ def _install(options: argparse.Namespace) -> int:
         return FAILED
     installation.remove_others()
     code = subprocess.run([installation.PROGRAMS / "egressctl", "status"], check=False).returncode
-    # An installed node may lack what only the cluster can give, as a master of each egress IP.
+    # An installed node may still lack what depends on other nodes, such as a master of each egress IP.
     return 0 if code == NOT_OK else code
 
 
 def _switch(changes: FileChanges, given: sources.Sources, replaces: bool, timeout_s: float) -> None:
-    """Put this version into its place, start it and chain the plugin. Raises :class:`Failed` and OSError."""
+    """Make this version the current one, start it and chain the plugin. Raises :class:`Failed` and OSError."""
     changed = {path for path, (content, mode) in given.files.items() if changes.put(path, content, mode)}
     if installation.put(changes) or not replaces:
         print("Starting the services", flush=True)
         services.start(installation.units())
     elif DEFAULT_PATH in changed:
-        # The agent follows manifests and keys by itself.
+        # The agent notices changed manifests and keys.
         services.systemctl("reload", services.AGENT)
     installation.chain(changes, installation.THIS)
     seconds = services.wait_ready(given.config.metrics_listen, timeout_s)
@@ -79,7 +79,7 @@ def _switch(changes: FileChanges, given: sources.Sources, replaces: bool, timeou
 
 
 def _go_back(changes: FileChanges, before: Path | None, replaces: bool) -> None:
-    """Undo everything, and start the version before again if it ran."""
+    """Undo everything, and start the previous version again if it was running."""
     print("install.sh: going back to the state before", file=sys.stderr)
     if not replaces:
         with suppress(Failed):
@@ -97,11 +97,11 @@ def _go_back(changes: FileChanges, before: Path | None, replaces: bool) -> None:
 
 
 def _uninstall(_: argparse.Namespace) -> int:
-    """Take the plugin out of the chain, hand over, stop, and remove all. Pods that run use no gateway from then on."""
+    """Unchain the plugin, hand over, stop, and remove all files. From then on, running pods use no gateway."""
     try:
         config = load(DEFAULT_PATH)
     except ConfigError as error:
-        # Also without a usable file, what is at the default places goes.
+        # Without a usable configuration, the files in the default directories are removed.
         config = error.rest or AgentConfig("", FilesStoreConfig())
     installation.unchain(installation.THIS)
     services.stop(installation.units())

@@ -1,4 +1,4 @@
-"""Changes of files that can be undone together."""
+"""Change files so that all changes can be undone together."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Before:
 
 
 class FileChanges:
-    """Files, links and directories that were put into place. Each change is atomic."""
+    """The changed files, links and directories. Each change is atomic."""
 
     def __init__(self) -> None:
         self._before: list[Before] = []
         self.directories: list[Path] = []
-        """Directories that were made, the parents first."""
+        """Directories that were created, the parents first."""
 
     def put(self, path: Path, content: bytes, mode: int) -> bool:
         """Write a file and the directories that it needs. Return True if it was changed. Raises OSError."""
@@ -42,7 +42,7 @@ class FileChanges:
         return replace_file(path, content, mode)
 
     def link(self, path: Path, target: str) -> bool:
-        """Make or replace a symbolic link. Return True if it was changed. Raises OSError."""
+        """Create or replace a symbolic link. Return True if it was changed. Raises OSError."""
         before = _state(path)
         if before.target == target:
             return False
@@ -52,14 +52,14 @@ class FileChanges:
         return True
 
     def make_directory(self, path: Path, mode: int = 0o755) -> None:
-        """Make a directory and its parents if they are missing. Raises OSError."""
+        """Create a directory and its parents if they are missing. Raises OSError."""
         missing = [each for each in (path, *path.parents) if not each.exists()]
         for each in reversed(missing):
             each.mkdir(mode=mode)
             self.directories.append(each)
 
     def undo(self) -> None:
-        """Restore all paths as they were before, the last change first. Raises OSError."""
+        """Restore the earlier state of all paths, the last change first. Raises OSError."""
         while self._before:
             _restore(self._before.pop())
         while self.directories:
@@ -96,7 +96,7 @@ def _link(path: Path, target: str) -> None:
 
 
 def remove(path: Path) -> bool:
-    """Remove a file, a link or a directory with all that it has. Return True if there was one. Raises OSError."""
+    """Remove a file, a link, or a directory with its content. Return True if there was one. Raises OSError."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
         return True

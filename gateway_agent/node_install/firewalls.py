@@ -1,8 +1,8 @@
-"""Judge by the packet filters of other programs whether they let through what this node needs. Pure.
+"""Decide whether packet filters of other programs accept the packets that this node needs. Pure.
 
-A packet filter is a language. What is judged here is the form that nearly all firewalls have: a base chain that drops
-or rejects whatever no rule accepts. A rule counts if its conditions are plain; of the others it is only said that they
-may accept.
+Packet filters are programs. This module understands the form of nearly all firewalls: a base chain that drops or
+rejects packets that no rule accepts. Rules with simple conditions are evaluated; any other rule counts as one that may
+accept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Rule = Mapping[str, Any]
 
 
 class Outcome(StrEnum):
-    """The fate of a packet that opens a connection."""
+    """The outcome for a packet that opens a connection."""
 
     OPEN = "open"
     CLOSED = "closed"
@@ -40,7 +40,7 @@ class Packet:
 
 @dataclass(frozen=True)
 class Closing:
-    """A base chain that accepts by rules only."""
+    """A base chain that accepts only by rules."""
 
     chain: str
     """Family, table and chain, as nft names them."""
@@ -70,13 +70,13 @@ def closing(
 
 
 def _ends_all(rule: Rule) -> bool:
-    """Return True if a rule drops or rejects whatever comes to it."""
+    """Return True if a rule drops or rejects every packet."""
     parts = [part for part in rule["expr"] if not {"counter", "log", "limit"} & part.keys()]
     return len(parts) == 1 and bool({"drop", "reject"} & parts[0].keys())
 
 
 def _outcome(base: str, rules: Sequence[Rule], packet: Packet) -> Outcome:
-    """Return what the rules that the base chain leads to may do with a packet."""
+    """Return the outcome of the rules that the base chain leads to for a packet."""
     found = {_accepts(rule, packet) for rule in _reached(base, rules)}
     for outcome in (Outcome.OPEN, Outcome.UNKNOWN):
         if outcome in found:
@@ -85,7 +85,7 @@ def _outcome(base: str, rules: Sequence[Rule], packet: Packet) -> Outcome:
 
 
 def _reached(base: str, rules: Sequence[Rule]) -> Iterator[Rule]:
-    """Yield the rules of a chain and of those that it leads to."""
+    """Yield the rules of a chain and of the chains that it leads to."""
     waiting, known = [base], {base}
     while waiting:
         name = waiting.pop()
@@ -111,7 +111,7 @@ def _targets(part: Any) -> Iterator[str]:
 
 
 def _accepts(rule: Rule, packet: Packet) -> Outcome:
-    """Return whether a rule accepts a packet, as far as it can be said."""
+    """Return whether a rule accepts a packet, if that can be decided."""
     accepting = [part for part in rule["expr"] if "accept" in part or "vmap" in part]
     if not accepting:
         return Outcome.CLOSED
@@ -130,7 +130,7 @@ def _accepts(rule: Rule, packet: Packet) -> Outcome:
 
 
 def _suits(match: Mapping[str, Any], packet: Packet) -> Outcome:
-    """Return whether a condition is true of a packet that opens a connection."""
+    """Return whether a condition is true for a packet that opens a connection."""
     left, right = match["left"], match["right"]
     if match["op"] not in ("==", "in") or not isinstance(left, Mapping):
         return Outcome.UNKNOWN
@@ -159,7 +159,7 @@ def _of_state(left: Any) -> bool:
 
 
 def _has(value: str | int, right: Any) -> Outcome:
-    """Return whether the right side of a condition has a value: itself, a set, or a range."""
+    """Return whether the right side of a condition, a value, a set or a range, contains a value."""
     if isinstance(right, Mapping):
         if "range" in right and isinstance(value, int):
             low, high = right["range"]

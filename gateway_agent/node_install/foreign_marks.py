@@ -20,7 +20,7 @@ OUR_TABLE = ids.NFT_NODE_INET
 
 
 def without_ours(text: str) -> str:
-    """Return a list of rules without ours: our nft tables, and the rules of our protocol."""
+    """Return a list of rules without our nft tables and the rules of our protocol."""
     kept, ours = [], False
     for line in text.splitlines():
         if table := _TABLE.match(line):
@@ -31,10 +31,10 @@ def without_ours(text: str) -> str:
 
 
 def in_rules(mask: int, texts: Mapping[str, str]) -> tuple[str, ...]:
-    """Return, in words, each rule with a mask of its own that has bits of ``mask``.
+    """Return the text of each rule that has a mask with bits of ``mask``.
 
     ``texts``: rules of other programs by the command that lists them. A rule that compares or sets the whole mark is
-    left out: it names no bits.
+    left out, because it names no bits.
     """
     return tuple(
         f"{command}: {line.strip()}" for command, text in texts.items() for line in text.splitlines()

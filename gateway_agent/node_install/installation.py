@@ -1,6 +1,6 @@
-"""Files of an installation: the versions under ``/opt/egress-gateway``, the units, the link to ``egressctl``.
+"""Manage the files of an installation: versions under ``/opt/egress-gateway``, units, the link to ``egressctl``.
 
-Each version has an environment of its own, and ``current`` leads to the one in use: the services name only that.
+Each version has an environment of its own, and ``current`` links to the one in use, which the services name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path("/opt/egress-gateway")
 VERSIONS, CURRENT = ROOT / "versions", ROOT / "current"
 PROGRAMS = CURRENT / "bin"
 MADE = ROOT / "made"
-"""File with the directories that an installation made, one a line: they are removed if they are empty."""
+"""File with the directories that an installation created, one in each line: they are removed if they are empty."""
 UNIT_DIR = Path("/etc/systemd/system")
 LINK = Path("/usr/local/bin/egressctl")
 CNI_DIRECTORIES = (Path("/opt/cni/bin"), Path("/etc/cni/net.d"))
@@ -41,7 +41,7 @@ def current() -> Path | None:
 
 
 def put(changes: FileChanges) -> bool:
-    """Make this version the one in use, with its units. Return True if it was not. Raises OSError."""
+    """Make this version the current one, with its units. Return True if it was not. Raises OSError."""
     changed = changes.link(CURRENT, os.path.relpath(THIS, ROOT))
     changes.link(LINK, str(PROGRAMS / "egressctl"))
     for name in units():
@@ -57,7 +57,7 @@ def chain(changes: FileChanges, version: Path) -> None:
         file.writelines(f"{path}\n" for path in changes.directories if path in _parents(CNI_DIRECTORIES))
     done = subprocess.run([version / "bin" / "egress-gateway-cni", "install"], check=False)
     if done.returncode:
-        raise Failed("the plugin cannot be used on this node", "the lines before say why")
+        raise Failed("the plugin cannot be used on this node", "the lines above have the reason")
 
 
 def _parents(paths: tuple[Path, ...]) -> set[Path]:
@@ -79,9 +79,9 @@ def remove_others() -> None:
 
 
 def remove_all(directories: tuple[Path, ...]) -> None:
-    """Remove every file of the installation, this program's too. Raises OSError.
+    """Remove every file of the installation, including this program's. Raises OSError.
 
-    ``directories``: those in which the services have written.
+    ``directories``: the directories of the services' files.
     """
     made = MADE.read_text(encoding="utf-8").split() if MADE.exists() else []
     for path in (LINK, *(UNIT_DIR / name for name in units()), *directories, DEFAULT_PATH.parent, ROOT):

@@ -1,6 +1,6 @@
-"""Try the kernel: bring a network namespace of its own to the plan of an egress node.
+"""Try the kernel: reconcile a new network namespace with the plan of an egress node.
 
-``python -m gateway_agent.node_install.kernel_trial`` in a new network namespace, which goes with the process.
+``python -m gateway_agent.node_install.kernel_trial`` runs in a new network namespace, which ends with the process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..lease_daemon.kernel.vip_addresses import Addresses
 
 INTERFACE = "lo"
 HERE, OTHER, VIRTUAL = "192.0.2.1", "192.0.2.2", "192.0.2.3"
-"""Addresses for documentation (RFC 5737): nothing is sent to them."""
+"""Addresses for documentation (RFC 5737): no packet is sent to them."""
 
 
 def plan() -> Plan:
@@ -54,7 +54,7 @@ def plan() -> Plan:
 
 
 def main() -> int:
-    """Make everything, and print the error of the kernel if there is one. Return the exit code."""
+    """Create every object, and print the kernel's error if there is one. Return the exit code."""
     try:
         for refusal in asyncio.run(Kernel().reconcile(plan(), (INTERFACE,))).refused:
             raise refusal.error

@@ -1,4 +1,4 @@
-"""Check a node before anything is changed on it. Each failed check has a hint that says what to do."""
+"""Check a node before anything is changed on it. Each failed check has a hint with the remedy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SYSTEMD = Path("/run/systemd/system")
 """Directory that exists while systemd manages the machine (``sd_booted(3)``)."""
 TRIAL = "gateway_agent.node_install.kernel_trial"
 TIMEOUT_S = 30.0
-"""Seconds for the trial of the kernel, and for each list of rules."""
+"""Seconds for the kernel trial, and for each list of rules."""
 RULE_LISTS = (
     ("ip", "rule"),
     ("ip", "-6", "rule"),
@@ -38,11 +38,11 @@ RULE_LISTS = (
     ("iptables-legacy-save",),
     ("nft", "-s", "list", "ruleset"),
 )
-"""Commands that list rules with marks; those that a node does not have are left out."""
+"""Commands that list rules with marks; missing commands are skipped."""
 
 
 def examine(config: AgentConfig, inventory: Inventory, replaces: bool) -> tuple[Finding, ...]:
-    """Return all findings. ``replaces``: our service runs on this node, and this version is to replace it."""
+    """Return all findings. ``replaces``: True if this version replaces a service of ours that runs on this node."""
     found = [_service_manager(), *doctor.prerequisites(), _kernel_features(), _forwarding(config, inventory)]
     found += _marks(config.mark_mask)
     found += _firewalls(config, inventory)
@@ -58,7 +58,7 @@ def _service_manager() -> Finding:
 
 
 def _kernel_features() -> Finding:
-    """Try the kernel in a network namespace of its own, which goes with the process."""
+    """Try the kernel in a new network namespace, which ends with the process."""
     what = "kernel features"
     command = ("unshare", "--net", sys.executable, "-I", "-m", TRIAL)
     try:
@@ -75,7 +75,7 @@ def _kernel_features() -> Finding:
 
 
 def _forwarding(config: AgentConfig, inventory: Inventory) -> Finding:
-    """Return the finding of the doctor, which is a fault on egress nodes only."""
+    """Return the finding of the doctor, which is a failure only on egress nodes."""
     found = doctor.forwarding()
     labels = next((node.labels for node in inventory.nodes if node.name == config.node_name), {})
     egress = any(matches(gateway.node_selector, labels) for gateway in inventory.gateways)
@@ -102,7 +102,7 @@ def _marks(mask: int) -> Iterator[Finding]:
 
 
 def _firewalls(config: AgentConfig, inventory: Inventory) -> Iterator[Finding]:
-    """Yield whether packet filters of other programs let in what other nodes send, and forward what pods send."""
+    """Yield findings about packet filters that may drop packets of other nodes, or of pods."""
     try:
         command = ("nft", "-j", "list", "ruleset")
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True)
@@ -126,7 +126,7 @@ def _firewalls(config: AgentConfig, inventory: Inventory) -> Iterator[Finding]:
 
 
 def firewall(what: str, packet: Packet, found: tuple[Closing, ...]) -> Finding:
-    """Return the finding about a packet that each of ``found`` may stop."""
+    """Return the finding about a packet that the chains ``found`` may drop."""
     if not found:
         return Finding(what, "no rules are in the way")
     worst = next((each for each in found if each.outcome is Outcome.CLOSED), found[0])
@@ -162,7 +162,7 @@ def _ports(config: AgentConfig) -> Iterator[Finding]:
 
 
 def port(what: str, kind: socket.SocketKind, address: str, number: int, key: str) -> Finding:
-    """Try to bind a port. Return a finding that names the process which has it. ``key``: option for another number."""
+    """Try to bind a port. Return a finding that names the process on that port. ``key``: option for another number."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, kind) as trying:
         if kind == socket.SOCK_STREAM:

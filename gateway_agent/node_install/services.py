@@ -1,4 +1,4 @@
-"""Start, stop and watch the services of this node, by ``systemctl`` and by their own answers."""
+"""Start, stop and watch the services of this node, by ``systemctl`` and their HTTP answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POLL_S = 0.2
 
 
 class Failed(Exception):
-    """A step failed. ``hint``: what to do."""
+    """A step failed. ``hint``: the remedy."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ def systemctl(*arguments: str) -> str:
 
 
 def is_active(unit: str) -> bool:
-    """Return True if a unit runs or starts."""
+    """Return True if a unit is running or starting."""
     try:
         state = systemctl("show", "--property=ActiveState", "--value", unit).strip()
     except Failed:
@@ -44,10 +44,9 @@ def is_active(unit: str) -> bool:
 
 
 def start(units: tuple[str, ...]) -> None:
-    """Start the services, of a version whose units have just been written. Raises :class:`Failed`.
+    """Start the services after their units have been written. Raises :class:`Failed`.
 
-    An agent that runs hands over its egress IPs first. Its lease daemon ends then, so no step here moves an address
-    that another node could not take.
+    A running agent first hands over its egress IPs; then its lease daemon ends.
     """
     systemctl("daemon-reload")
     systemctl("enable", *units)
@@ -66,7 +65,7 @@ def stop(units: tuple[str, ...]) -> None:
 
 
 def wait_ready(address: tuple[str, int], timeout_s: float) -> float:
-    """Return the seconds until the agent was ready by its metrics address. Raises :class:`Failed` with its reason."""
+    """Return the seconds until the agent was ready, by its metrics address. Raises :class:`Failed` with the reason."""
     host, port = address
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz"
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Read what is to be installed: the configuration, the manifests and the key that the command line names."""
+"""Read the configuration, the manifests and the key that the command line names."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..manifests.model import Inventory
 from .services import Failed
 
 DEFAULT_TEXT = "store: {kind: files, path: /etc/egress-gateway/manifests}\n"
-"""Configuration of a node for which none was given."""
+"""Configuration of a node without a given one."""
 MIN_KEY_BYTES = 16
 
 
 @dataclass(frozen=True)
 class Sources:
-    """All that the node gets beside the programs."""
+    """The files of a node, except the programs."""
 
     config: AgentConfig
     inventory: Inventory
@@ -31,7 +31,7 @@ class Sources:
 
 
 def read(config_file: Path | None, store: Path | None, key: Path | None) -> Sources:
-    """Read and check everything. None: the node keeps what it has. Raises :class:`Failed` and OSError."""
+    """Read and check everything. None: the node keeps its own. Raises :class:`Failed` and OSError."""
     files: dict[Path, tuple[bytes, int]] = {}
     text = _config_text(config_file, store)
     if config_file is not None or not DEFAULT_PATH.exists():
@@ -92,5 +92,5 @@ def _add_key(
     elif not parsed.key_file.exists():
         if len(inventory.nodes) != 1:
             raise Failed(f"there is no {parsed.key_file}", "--key FILE: all nodes need the same one")
-        # The service cannot write there.
+        # The service cannot write to that directory.
         files[parsed.key_file] = f"{secrets.token_hex(32)}\n".encode(), 0o600

@@ -116,7 +116,7 @@ def test_an_answer_that_is_too_large(tmp_path: Path) -> None:
     [
         (b"", "hung up"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no HTTP/2"),
-        (b"\0\0\4\7\0\0\0\0\0abcd", "breaks the call off"),
+        (b"\0\0\4\7\0\0\0\0\0abcd", "ended the call early"),
         (b"\0\0\1\0\1\0\0\0\1x", "no gRPC message"),
         (b"\0\0\0\1\5\0\0\0\1", "refuses"),
     ],
