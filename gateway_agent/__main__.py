@@ -1,4 +1,4 @@
-"""``egress-gateway-agent``: reads its configuration, names the outside world, serves until a signal ends it.
+"""Run ``egress-gateway-agent``: read the configuration, create the adapters, serve until a signal.
 
 No other module of the agent names a concrete adapter.
 """
@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Run the program. Exit codes: 0 stopped as asked, 1 failed, 2 wrong configuration or call."""
+    """Run the program. Exit codes: 0 stopped by a signal, 1 failed, 2 wrong configuration or command line."""
     arguments = _parser().parse_args()
     try:
         config = load(arguments.config)
@@ -72,7 +72,7 @@ def main() -> None:
     log.set_up(config.log_level, config.log_format)
     try:
         config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Another agent of the same run directory is named by that.
+        # The error names another agent of the same run directory.
         with locked(config.run_dir / "agent.lock"):
             lock = NamespaceLock()
         for problem in lock.problems:
@@ -90,8 +90,8 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="egress-gateway-agent",
-        description="Keeps this node's part of the egress gateways. SIGTERM hands everything over and stops; "
-        "SIGHUP restarts in place and moves nothing.",
+        description="Runs this node's part of the egress gateways. SIGTERM hands every egress IP over and stops; "
+        "SIGHUP restarts in place and moves none.",
     )
     parser.add_argument(
         "--config", type=Path, default=Path(DEFAULT_CONFIG), metavar="FILE", help=f"default {DEFAULT_CONFIG}"
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _execute_again() -> None:
-    """Start this program again in place, as it was started: the kernel names a process after the executed file."""
+    """Execute this program again in place, by the same file: the kernel names a process after that file."""
     if os.access(sys.argv[0], os.X_OK):
         os.execv(sys.argv[0], sys.argv)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -120,7 +120,8 @@ async def serve(
 ) -> bool:
     """Run the agent until a signal. Return True if it should start again in place, by the file ``source``.
 
-    ``await_daemon_s``: see :class:`LeaseDaemonClient`. ``notices``: problems of the start, shown while the agent runs.
+    ``await_daemon_s``: see :class:`LeaseDaemonClient`. ``notices``: problems at the start, listed in status while the
+    agent runs.
 
     Raises OSError if another agent runs on the same run directory, or if the directory cannot be made.
     """
@@ -154,7 +155,7 @@ async def serve(
 def _metrics(
     config: AgentConfig, connections: ConnectionLog, store: Store, parts: Callable[[], Parts]
 ) -> MetricsServer:
-    """Return the server of metrics and the page. ``parts``: those of the agent, as soon as it runs."""
+    """Return the server of metrics and the page. ``parts``: the parts of the agent, once it runs."""
 
     def observed() -> Observation:
         log, errors = connections.report, store.errors()
@@ -168,7 +169,7 @@ def _metrics(
 
 
 def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Ports:
-    """Return the real outside world of an agent."""
+    """Return the adapters of an agent."""
     return Ports(
         store=store,
         kernel=Kernel(),
@@ -188,7 +189,7 @@ def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Por
 
 
 def _channel(config: AgentConfig) -> Channel | None:
-    """Return the connections with the agents of other nodes; None without them."""
+    """Return the channel to the agents of other nodes; None if there is none."""
     if not config.sets_port:
         return None
     ring = partial(Keys().followed, str(config.key_file), [str(path) for path in config.accept_key_files])
@@ -206,7 +207,7 @@ def _probe(config: AgentConfig, target: ProbeTarget, changed: Callable[[], None]
 
 
 def _unreachable(run_dir: Path, server: RequestServer) -> str:
-    """Return why no CNI call comes to the agent; empty if they do."""
+    """Return why no CNI call reaches the agent; empty if calls do."""
     if not server.reachable():
         return f"{server.path} is gone: no CNI call reaches the agent"
     unusable = plugin_report.problems(run_dir)
@@ -214,10 +215,10 @@ def _unreachable(run_dir: Path, server: RequestServer) -> str:
 
 
 def _store(config: AgentConfig) -> tuple[Store, Callable[[Observer], Reporter]]:
-    """Return the store, and a function that makes the reporter to it."""
+    """Return the store, and a function that creates its reporter."""
     if isinstance(config.store, FilesStoreConfig):
         return FilesStore(config.store.path, config.run_dir / "last-good"), lambda _: NoReport()
-    # Imported only here: it is a third of the memory of an agent that needs it.
+    # Imported only here: the module takes a third of the memory of an agent that uses it.
     from .kubernetes.client import Api
     from .kubernetes.cluster_store import ClusterStore
     from .kubernetes.last_known import LAST_KNOWN
@@ -241,13 +242,13 @@ def _store(config: AgentConfig) -> tuple[Store, Callable[[Observer], Reporter]]:
 
 
 def _unsafe(run_dir: Path, observer: Observer) -> str:
-    """Return why a pod that starts on this node now could start beside the plugin; empty if it cannot."""
+    """Return why a pod could now start on this node without the plugin; empty if none can."""
     no_entry = "" if plugin_report.read(run_dir).chained else "the plugin is not in the CNI configuration"
     return observer.unready() or no_entry or observer.unguarded()
 
 
 def _can_start(source: Path) -> bool:
-    """Return True if a new process would take its configuration: else this one goes on."""
+    """Return True if a new process would accept its configuration; otherwise this process continues."""
     try:
         load(source)
     except ConfigError as error:

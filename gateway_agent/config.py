@@ -21,8 +21,8 @@ KEYS = (
 GUARD_EXCEPT = (
     "docker0", "br-*", "podman*", "lxcbr*", "lxdbr*", "incusbr*", "virbr*", "ve-*", "vb-*", "vz-*", "cilium_*",
 )  # fmt: skip
-"""Bridges of Docker, podman, LXC, LXD, Incus and libvirt, interfaces of systemd-nspawn, and Cilium's own pair of veths:
-what is behind them is no pod.
+"""Bridges of Docker, podman, LXC, LXD, Incus and libvirt, interfaces of systemd-nspawn, and Cilium's own pair of veths,
+which belong to no pods.
 """
 MAX_NAMESPACE_CHARS = 63
 """Length of a DNS label (RFC 1035)."""
@@ -34,7 +34,7 @@ class FilesStoreConfig:
 
     path: Path = Path("/etc/egress-gateway/manifests")
     push: bool = True
-    """The node takes manifests from other nodes, and gives its own to them."""
+    """True if the node accepts manifests from other nodes, and sends them its own."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class KubernetesStoreConfig:
     api_group: str = parsing.GROUPS[0]
     """API group of the gateways and policies that the agent follows."""
     taint: bool = False
-    """The node has a taint while a pod could start beside the plugin."""
+    """True if the node gets a taint while a pod could start without the plugin."""
     condition: bool = False
-    """A condition of the node says whether a pod could start beside the plugin."""
+    """True if a condition of the node says whether a pod could start without the plugin."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ConnectionLogConfig:
     keep: int = 10
     """Number of older files beside the newest."""
     journal: bool = False
-    """Lines go to systemd's journal, and to no file."""
+    """True if lines are sent to systemd's journal, and to no file."""
 
 
 @dataclass(frozen=True)
@@ -92,29 +92,29 @@ class AgentConfig:
     health_interval: float = 0.5
     """Seconds between two probes of one address."""
     health_misses: int = 3
-    """Unanswered probes in a row after which an address counts as silent."""
+    """Number of consecutive unanswered probes after which an address counts as silent."""
     metrics_listen: tuple[str, int] = ("127.0.0.1", 9479)
     """Address and TCP port."""
     metrics_names: tuple[str, ...] = ()
     """Host names, in lower case, that an HTTP request may use beside addresses and the node's name."""
     podman: Path | None = Path("/var/lib/containers/storage")
-    """podman's ``graphroot``, which holds the labels of its containers; None: do not look there."""
+    """podman's ``graphroot``, which has the labels of its containers; None: podman is not asked."""
     containerd: Path | None = Path("/run/containerd/containerd.sock")
     """Socket of containerd; None: do not ask containerd for labels."""
     guard: bool = False
-    """Packets of pods that neither the plugin nor the agent knows are dropped if they lead outside of the cluster."""
+    """True if packets to the outside from pods that neither the plugin nor the agent knows are dropped."""
     guard_except: tuple[str, ...] = GUARD_EXCEPT
-    """Names of bridges and veths that are not guarded; ``*`` at the end matches all names that begin so."""
+    """Names of bridges and veths that are not guarded; with ``*`` at the end, a prefix of names."""
     state_dir: Path = Path("/var/lib/egress-gateway")
-    """Directory of what must outlive a reboot."""
+    """Directory of files that must outlive a reboot."""
     connection_log: ConnectionLogConfig | None = None
-    """None: no connection is logged."""
+    """Configuration of the connection log; None: no connection is logged."""
     log_level: str = "info"
     log_format: str = "text"
 
     @property
     def sets_port(self) -> int:
-        """TCP port of the connections between agents; 0: this one has none."""
+        """Return the TCP port of the connections between agents; 0: this agent has none."""
         apart = isinstance(self.store, FilesStoreConfig) and not self.store.push
         return 0 if apart else self.cluster_port
 
@@ -219,7 +219,7 @@ def _section(top: Fields, name: str) -> Fields:
 
 
 def _connection_log(top: Fields) -> ConnectionLogConfig | None:
-    """Return the configuration of the log; None if the key is absent, or if the log is off."""
+    """Return the configuration of the connection log; None if the key is absent, or if the log is off."""
     found = top.fields("connectionLog", hint="connectionLog: {file: /var/log/egress-gateway/connections.log}")
     if found is None:
         return None
@@ -270,5 +270,5 @@ def _kubernetes(store: Fields) -> KubernetesStoreConfig:
 
 
 def _guard(top: Fields, store: FilesStoreConfig | KubernetesStoreConfig) -> bool:
-    """Return True if the guard is on. Its default is on where each pod is known by the cluster's API."""
+    """Return True if the guard is on. By default it is on with the Kubernetes store, which has each pod."""
     return values.switch(top, "guard", isinstance(store, KubernetesStoreConfig))

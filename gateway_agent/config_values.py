@@ -14,7 +14,7 @@ from .manifests import prefixes, selectors
 from .manifests.fields import Fields, kind_of
 
 MAX_RUN_DIR_BYTES = 90
-"""The path of a unix socket has at most 107 bytes, and the names of our sockets follow the directory's."""
+"""Largest length of the run directory's path: that of a unix socket in it has at most 107 bytes."""
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m)")
 _SIZE = re.compile(r"([0-9]{1,6})(kB|MB|GB)")
@@ -131,7 +131,7 @@ def switch(fields: Fields, name: str, default: bool) -> bool:
 
 
 def guard_except(top: Fields, default: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the patterns of interfaces that the guard leaves alone."""
+    """Return the patterns of interfaces that are not guarded."""
     if top.raw("guardExcept") is None:
         return default
     names = []
@@ -140,7 +140,9 @@ def guard_except(top: Fields, default: tuple[str, ...]) -> tuple[str, ...]:
             names.append(name)
         else:
             top.report.add(
-                path, f"{name!r} is no name of an interface", "as docker0, or br-* for all that begin so"
+                path,
+                f"{name!r} is no name of an interface",
+                "as docker0, or br-* for all names with this prefix",
             )
     return tuple(names)
 

@@ -1,4 +1,4 @@
-"""The rules of the guard as they were last, which a unit loads at boot before any pod starts."""
+"""Store the last rules of the guard, which a systemd unit loads at boot before any pod starts."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ NAME = "guard.nft"
 
 
 class GuardFile:
-    """Methods but :meth:`read` raise OSError."""
+    """The file of the rules. All methods except :meth:`read` raise OSError."""
 
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / NAME
         self._known: str | None = None
 
     def read(self) -> str:
-        """Return the rules; empty if there are none that can be read."""
+        """Return the rules; empty if there are no readable ones."""
         with contextlib.suppress(OSError, ValueError):
             return self.path.read_text(encoding="utf-8")
         return ""
 
     def write(self, text: str) -> None:
-        """Replace the rules, if they are others."""
+        """Replace the rules if they differ."""
         if text == self._known and self.path.exists():
             return
         if text != self.read():
@@ -36,7 +36,7 @@ class GuardFile:
     def remove(self) -> bool:
         """Remove the rules. Return False if there were none."""
         self._known = None
-        # To remove nothing is an error, too, where the file system is read-only.
+        # On a read-only file system, removing a missing file is an error, too.
         if not self.path.exists():
             return False
         self.path.unlink(missing_ok=True)

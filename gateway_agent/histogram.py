@@ -1,4 +1,4 @@
-"""Count values by upper bounds, as a histogram of Prometheus does."""
+"""Count values by upper bounds, like a Prometheus histogram."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ MAX_CHARS = 500
 def printable(text: str, limit: int = MAX_CHARS) -> str:
     """Return ``text`` with non-printable characters and lone surrogates escaped, cut to ``limit`` characters.
 
-    A backslash is not escaped: the result is for people, not for a parser.
+    A backslash is not escaped: the result is read by people, not by a parser.
     """
     cut = text if len(text) <= limit else f"{text[: limit - 1]}…"
     if cut.isprintable():

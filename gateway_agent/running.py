@@ -1,4 +1,4 @@
-"""Run the agent and what belongs to it until a signal, or until a part fails."""
+"""Run the agent and its companions until a signal, or until a part fails."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Runnable(Protocol):
         """Return the name of the node."""
 
     def watch(self) -> None:
-        """Begin to take in what the kernel reports."""
+        """Start to follow events of the kernel."""
 
     def tasks(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """Return what has to run as long as the agent does."""
+        """Return the tasks that run as long as the agent does."""
 
     async def stop(self) -> None:
         """Hand every lease over."""
@@ -54,7 +54,7 @@ class Service:
         others: Sequence[Coroutine[Any, Any, None]],
         leave: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
-        """``leave`` is called when everything has been handed over."""
+        """``leave`` is called after every lease has been handed over."""
         self._agent, self._server, self._others, self._leave = agent, server, others, leave
         self._received: list[signal.Signals] = []
         self._signalled = asyncio.Event()
@@ -62,7 +62,7 @@ class Service:
     async def until_signal(self, can_restart: Callable[[], bool]) -> bool:
         """Run until a signal. Return True after SIGHUP, and False after another signal.
 
-        SIGHUP is passed over unless ``can_restart``. Raises what a part raised that failed.
+        SIGHUP is ignored unless ``can_restart``. Raises the exception of a part that failed.
         """
         self._handle_signals(can_restart)
         self._agent.watch()
@@ -72,7 +72,8 @@ class Service:
         await self._server.start()
         logger.info("node %s: serving on %s", self._agent.node, self._server.path)
         notify(READY)
-        # A part that ends by itself has failed: the service ends with it, and its supervisor starts it anew.
+        # A part that ends by itself has failed: the service ends with it, and the service manager starts the service
+        # again.
         await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
         restart = await self._end()
         for task in (waiting, *tasks):
@@ -93,7 +94,7 @@ class Service:
             asyncio.get_running_loop().add_signal_handler(number, receive, number)
 
     async def _end(self) -> bool:
-        """Report the end to the service manager, and hand over if it is one. Return True if it is a restart."""
+        """Report the end to the service manager, and hand over unless it is a restart. Return True if it is one."""
         restart = self._received[:1] == [signal.SIGHUP]
         if restart:
             reloading()
