@@ -106,8 +106,19 @@ missing_packages() {
       command -v "$what" >/dev/null || echo "${line#*:}"
     fi
   done
-  if [[ -z "$(python)" ]]; then
-    printf '%s\n' python3 python3-venv
+  [[ -n "$(python)" ]] || python_packages
+}
+
+# The packages that bring a Python which is new enough: Ubuntu 22.04 and Red Hat 9 have one beside their own.
+python_packages() {
+  if command -v apt-get >/dev/null; then
+    if /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info >= (3, 11))' 2>/dev/null; then
+      printf '%s\n' python3.11 python3.11-venv
+    else
+      printf '%s\n' python3 python3-venv
+    fi
+  else
+    echo python3.11
   fi
 }
 
@@ -126,13 +137,18 @@ install_packages() {
   local missing
   mapfile -t missing < <(missing_packages "$@")
   [[ ${#missing[@]} -gt 0 ]] || return 0
-  command -v apt-get >/dev/null || fail "missing, and this is no Debian: ${missing[*]}"
-  [[ ! -d wheels ]] || fail "missing Debian packages, install them first: ${missing[*]}"
+  if ! command -v apt-get >/dev/null; then
+    command -v dnf >/dev/null || fail "missing, install them first: ${missing[*]}"
+    fail "missing, install them first: dnf install ${missing[*]}"
+  fi
+  [[ ! -d wheels ]] || fail "missing, install them first: apt-get install ${missing[*]}"
   [[ $EUID -eq 0 ]] || fail "missing Debian packages, install them as root: ${missing[*]}"
   step 'Installing Debian packages' "${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq
-  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  apt-get update -qq || fail "apt-get update fails; install them first: apt-get install ${missing[*]}"
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+    fail "apt-get cannot install: ${missing[*]}"
+  [[ -n "$(python)" ]] || fail "no Python 3.11 or newer with venv, also not from ${missing[*]}"
 }
 
 make_environment() {
