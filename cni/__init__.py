@@ -1,1 +1,1 @@
-"""The chained CNI plugin: what the container runtime starts for each pod."""
+"""The chained CNI plugin, which the container runtime starts for each pod."""

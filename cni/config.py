@@ -10,7 +10,7 @@ from .fastpath import scan_json
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """CNI versions, oldest first."""
 SINCE = {"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
-"""The version that introduced a command; the others have always been there."""
+"""The version that introduced a command; all versions have the other commands."""
 FAILURE_POLICIES = ("Fail", "Ignore")
 MAX_SOCKET_PATH_BYTES = 107
 """``sun_path`` of unix(7) has 108 bytes, the last of them NUL."""
@@ -137,7 +137,7 @@ def members(text: str) -> "dict[str, tuple[object, int, int]]":
                 break
             at = _blank(text, at + 1)
     if _after(text, at, "}") != len(text):
-        raise ValueError("something follows the object")
+        raise ValueError("text follows the object")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The modules of CPython that the way to the agent is made of, or the standard library in their place.
+"""The modules of CPython that a call to the agent needs, or the standard library in their place.
 
 ``json``, ``socket`` and ``os`` are the documented interfaces, and importing them doubles the plugin's time at each pod
 start (``tests.bench.interpreters``). Their parts are built into the interpreter: ``_json``, ``_socket``,
@@ -35,7 +35,7 @@ __all__ = [
 class _Numbers:
     """The context that ``_json`` reads its settings from, and the arguments of ``json``'s decoder.
 
-    Numbers are only stepped over: a float takes all digits.
+    The value of a number is never used: a float accepts all digits.
     """
 
     strict = True
@@ -68,7 +68,7 @@ def _builtin_json() -> "tuple[Callable[[str, int], tuple[object, int]], Callable
             raise ValueError(f"no value at character {start}") from None
         except SystemError:
             # _json raises the exception of json.decoder, and this one if that module is not imported.
-            raise ValueError(f"it is broken behind character {start}") from None
+            raise ValueError(f"the JSON is broken after character {start}") from None
 
     return scan, _json.encode_basestring_ascii
 

@@ -1,4 +1,4 @@
-"""Write files: replaced atomically, with errors that name the file. For plugin and agent."""
+"""Replace files atomically, with errors that name the file. For plugin and agent."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def replace_file(
 
 
 def _draft(path: Path, several_writers: bool) -> Path:
-    """Return the path of a draft that is not there."""
+    """Return the path of a draft that does not exist."""
     if several_writers:
         # Pids do not distinguish processes of different pid namespaces. Without the name of the file, which may be as
         # long as the file system allows.
         return path.with_name(f".{os.urandom(8).hex()}.draft")
     draft = path.with_name(f".{path.name}.draft")
-    # What a process has left that was killed.
+    # A killed process may have left a draft.
     with contextlib.suppress(FileNotFoundError):
         draft.unlink()
     return draft

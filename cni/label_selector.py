@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
-"""Label that every pod carries for matching: its namespace is the value, whatever its own labels say."""
+"""Label that every pod has for matching: the value is its namespace, whatever the labels of the pod are."""
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
 """Label that the API server gives each namespace: its name."""
 

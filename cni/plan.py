@@ -1,4 +1,4 @@
-"""The plan of a node, as data: the agent writes it, and the plugin can follow it alone.
+"""The plan of a node, as data: the agent writes it, and the plugin can apply it without the agent.
 
 Everything here is plain, frozen and has one JSON form (``plan.json``). The agent decides who is master and which
 prefixes win; the plan has the results.
@@ -70,17 +70,17 @@ class Plan:
     """The kernel takes an IPv4 packet out of a tunnel only if a route leads to its source. If nodes have only IPv6
     addresses, or connections are synced, there need be none."""
     uplinks: tuple[str, ...] = ()
-    """Interfaces of this node that lead to other machines, sorted: packets may come by another one than their source
-    routes back by."""
+    """Interfaces of this node that lead to other machines, sorted: the source of a packet may route back by another
+    interface than the one by which the packet came."""
     reserved_sources: tuple[str, ...] = ()
     """Virtual addresses and addresses of nodes, sorted: no pod may send with one of them as its source."""
 
     node_links: tuple[str, ...] = ()
-    """Interfaces by which packets of other nodes may come besides the one that leads back to the node, sorted."""
+    """Interfaces, sorted, by which packets of another node may come besides the one that leads back to that node."""
     cluster_port: int = 0
-    """UDP port of the lease daemons; 0: it is not guarded."""
+    """UDP port of the lease daemons; 0: no port is guarded."""
     sets_port: int = 0
-    """TCP port at which agents give each other manifests; 0: none does, and it is not guarded."""
+    """TCP port at which agents give each other manifests; 0: no agent does, and no port is guarded."""
     version: int = VERSION
     """Version of the format that the plan was read in. An older plan numbers slots and sets, but gives no complete
     ruleset."""
@@ -123,7 +123,7 @@ class Plan:
     @cached_property
     def serving(self) -> frozenset[str]:
         """Names of the nodes that are or can be master of an egress IP."""
-        # A master that is not eligible any more serves until another one is known.
+        # A master that is no longer eligible serves until another one is known.
         return frozenset(name for egress in self.egress_ips for name in (*egress.eligible, egress.master))
 
     @cached_property
@@ -152,7 +152,7 @@ class Plan:
         return any(selector.asks_namespace_of(pod) for selector in selectors)
 
     def ids_of(self, gateway: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return ids of a gateway's egress IPs for IPv4 and for IPv6; if it has none of one family, the other's."""
+        """Return ids of a gateway's egress IPs for IPv4 and for IPv6; without one of a family, those of the other."""
         ids4, ids6 = self._ids_by_gateway.get(gateway, ((), ()))
         return ids4 or ids6, ids6 or ids4
 
@@ -200,7 +200,7 @@ def _chosen(namespace: str, name: str, egress_ids: tuple[str, ...]) -> str:
 
 def dumps(plan: Plan) -> str:
     """Return the JSON form of a plan; equal plans give equal text."""
-    # Neither asdict, which copies all of it, nor indent, for which json's encoder in C does not serve: each edit waits.
+    # asdict would copy the whole plan, and indent would exclude json's encoder in C: each edit waits for this function.
     return json.dumps(_fields(plan), sort_keys=True, default=_fields) + "\n"
 
 
@@ -225,7 +225,7 @@ def loads(text: str) -> Plan:
         data.update({name: _texts(data.get(name, [])) for name in _LISTS})
         for labels in data["namespaces"].values():
             _texts([*labels.keys(), *labels.values()])
-        # A newer agent may say more than this program knows.
+        # A newer agent may write fields that this program does not know.
         known = {each.name for each in fields(Plan)}
         plan: Plan = _typed(Plan(**{name: value for name, value in data.items() if name in known}))
         ids.MarkLayout(plan.mask)
@@ -251,7 +251,7 @@ def _texts(items: Any) -> tuple[str, ...]:
 
 
 def _egress_ip(item: dict[str, Any]) -> PlanEgressIP:
-    # A newer agent may say more than this program knows.
+    # A newer agent may write fields that this program does not know.
     known = {each.name: item[each.name] for each in fields(PlanEgressIP) if each.name in item}
     egress: PlanEgressIP = _typed(PlanEgressIP(**{**known, "eligible": _texts(item["eligible"])}))
     return egress

@@ -1,4 +1,4 @@
-"""The parts of a plan: policies, nodes, egress IPs and policy sets. Pure data, each with one JSON form.
+"""The parts of a plan: policies, nodes, egress IPs and policy sets. Pure data; each part has one JSON form.
 
 The names of the fields are the keys of ``plan.json``, which older and newer plugins read, too.
 """
@@ -14,7 +14,7 @@ from .label_selector import PodIdentity, Selector
 
 @dataclass(frozen=True)
 class PlanPolicy:
-    """A policy with the pods that it selects. The policy sets say by which egress IP their packets go."""
+    """A policy with the pods that it selects. The policy sets name the egress IP of each packet."""
 
     name: str
     gateway: str
@@ -65,23 +65,23 @@ class PlanEgressIP:
     interface: str = ""
     """The egress interface if this node is eligible; else empty."""
     source: str = ""
-    """The IPv4 address that *this* node shows for it as master; empty if the node has none or is not eligible."""
+    """The IPv4 source address of packets if *this* node is master; empty if the node has none or is not eligible."""
     source6: str = ""
     """The IPv6 address, of an egress IP of that family."""
     mode: str = "PrimaryIPFromEgressGatewayNodeInterface"
     sync: bool = False
-    """``connectionSync``: those that can be master know each other's connections."""
+    """``connectionSync``: the nodes that can be master know each other's connections."""
     routed: bool = False
-    """``spec.routing``: packets leave this node by what follows, and not by the main table."""
+    """``spec.routing``: packets leave this node by the three fields below, and not by the main table."""
     next_hop: str = ""
-    """Address of the router on the egress interface; empty if there is none now, or if ``table`` has it."""
+    """Address of the router on the egress interface; empty if it is not known now, or if ``table`` decides."""
     on_link: str = ""
     """Prefix that is reached on the egress interface without the router; empty: none."""
     table: int = 0
     """Number of another program's routing table; 0: none."""
     inlet: int = -1
-    """This node's number for connections that come out of the tunnel, if it can be master: connection mark. 0: it takes
-    nothing in. Equal to ``slot`` if it is not given."""
+    """This node's number (connection mark) for connections that come out of the tunnel, if the node can be master. 0: no
+    packet comes out of the tunnel here. If it is not given, ``slot``."""
 
     def __post_init__(self) -> None:
         if self.inlet < 0:
@@ -89,12 +89,12 @@ class PlanEgressIP:
 
     @property
     def device(self) -> str:
-        """Name of its tunnel device."""
+        """Name of the tunnel device of the egress IP."""
         return ids.device(self.vni)
 
     @property
     def family(self) -> int:
-        """IP version of the packets that it can carry: 4 or 6. Basic mode shows IPv4 addresses."""
+        """IP version of the packets that can leave by the egress IP: 4 or 6. In basic mode 4."""
         return 6 if ":" in self.address else 4
 
 

@@ -1,6 +1,6 @@
 """One CNI call: by the agent, else by the plugin itself.
 
-Until the agent has been asked nothing is imported but what is built into the interpreter: this runs at each pod start.
+Before the agent is asked, only modules that are built into the interpreter are imported: this runs at each pod start.
 """
 
 import time
@@ -18,7 +18,7 @@ class NoAnswer(Exception):
 
 
 class Refusal(Exception):
-    """The agent's error object, as it is to be printed."""
+    """The agent's error object, in the form in which the plugin prints it."""
 
     def __init__(self, error: bytes) -> None:
         super().__init__(error)
@@ -35,7 +35,7 @@ def run(request: bytes, settings: config.PluginConfig) -> None:
     except (NoAnswer, OSError) as error:
         from . import vendored
 
-        # Before all else: where the interpreter travels with the plugin, its standard library is in there, too.
+        # Before all else: if the interpreter is in the plugin's file, the standard library is in that file, too.
         vendored.unpack()
         from .calls import fallback
 

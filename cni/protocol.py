@@ -52,7 +52,7 @@ def main() -> "NoReturn":
             output = output[write(1, output) :]
     except OSError:
         status = 1
-    # An interpreter takes a millisecond to clean up on its way out, and nothing here needs it.
+    # An interpreter takes a millisecond to clean up before it exits, and nothing here needs the clean-up.
     exit_process(status)
 
 
@@ -80,7 +80,7 @@ def serve(variables: "Mapping[bytes, bytes]", stdin: "Callable[[], bytes]") -> "
 
 
 def error_object(version: str, error: contract.CNIError) -> bytes:
-    """Return the error as the specification wants it on stdout."""
+    """Return the error in the form that the specification requires on stdout."""
     details = f', "details": {quoted(error.details)}' if error.details else ""
     text = f'{{"cniVersion": {quoted(version)}, "code": {error.code}, "msg": {quoted(error.msg)}{details}}}\n'
     return text.encode()
@@ -135,7 +135,7 @@ def _environment(msg: str, details: str) -> contract.CNIError:
 
 
 def _stdin() -> bytes:
-    """Return all of stdin, or a little more than the contract allows, which is then refused."""
+    """Return all of stdin; if the text is longer than the contract allows, only so much that it is refused."""
     raw = b""
     while len(raw) <= contract.MAX_REQUEST_BYTES:
         part = read(0, 1 << 20)

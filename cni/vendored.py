@@ -1,4 +1,4 @@
-"""The libraries that travel inside the plugin's file, for the calls that need it."""
+"""The libraries inside the plugin's file, for the calls that need them."""
 
 # Only what is part of every interpreter: the rest of the standard library may be in the archive.
 import os
@@ -8,14 +8,14 @@ from zipimport import zipimporter
 LIBRARIES = "libraries.zip"
 """pyroute2, and the standard library if the interpreter is in the file, too.
 
-They are in an archive of their own: each pod start would pay for each file in the archive's directory.
+The libraries are in an archive of their own: each file in the directory of the plugin's archive slows each pod start.
 """
 
 
 def unpack() -> None:
-    """Make the libraries importable if this module itself came out of the plugin's file; else do nothing.
+    """Make the libraries importable if this module was imported from the plugin's file; else do nothing.
 
-    ``zipimport`` cannot look into an archive within an archive, so the inner one goes into a file in memory.
+    ``zipimport`` cannot read an archive within an archive, so the inner archive is copied to a file in memory.
     """
     loader = __spec__.loader if __spec__ else None
     if not isinstance(loader, zipimporter):

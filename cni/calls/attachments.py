@@ -1,6 +1,6 @@
 """Attachment records: the facts of a CNI ADD, in one file for each pod interface.
 
-The agent writes the records, and the plugin while the agent does not run. A record names the host-side interfaces and
+The agent writes the records; while the agent does not run, the plugin does. A record names the host-side interfaces and
 the pod. The tag is on the interface itself.
 """
 
@@ -50,7 +50,7 @@ class Attachment:
     network: str = ""
     """Name of the CNI network, since each GC is about one network. Empty: not known."""
     other_interfaces: tuple[str, ...] = ()
-    """The other host-side veths of the pod. A field of its own: earlier versions write and read records without it."""
+    """The other host-side veths of the pod, in a field of their own: earlier versions write records without this field."""
 
     named: bool = False
     """True if the interfaces are known by the CNI result only: the pod's network namespace could not be opened."""
@@ -106,7 +106,7 @@ def write(run_dir: Path, attachment: Attachment) -> None:
     directory = run_dir / DIRECTORY
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     content = dumps(attachment).encode("utf-8", "surrogateescape")
-    # Records end with the interfaces that they are about, at a reboot: the disk need not have them before.
+    # A reboot ends the records together with their interfaces, so the records need not be synced to the disk.
     replace_file(directory / _file_name(*attachment.key), content, 0o600, sync=False, several_writers=True)
 
 

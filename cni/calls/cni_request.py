@@ -27,7 +27,7 @@ _MAX_IFNAME_BYTES = 15
 
 
 class CallError(contract.CNIError):
-    """The error object of a call that cannot be carried out."""
+    """The error object of a call that failed."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Call:
     namespace: str = ""
     name: str = ""
     uid: str = ""
-    """Namespace, name and uid of the pod; empty if the runtime does not say."""
+    """Namespace, name and uid of the pod; empty if the runtime does not give them."""
     labels: Mapping[str, str] | None = None
     """Labels of the pod; None: the call has no labels, which is not the same as a pod without labels."""
     host_interfaces: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ def parse_call(environment: Mapping[str, str], configuration: bytes) -> Call:
 
 
 def check_names(container_id: str, ifname: str) -> None:
-    """Raise :class:`CallError` if these two cannot name an attachment: they become the name of a file.
+    """Raise :class:`CallError` if id and name cannot identify an attachment: they become the name of a file.
 
     CNI specification 1.1, section "Parameters"; dev_valid_name() in the kernel.
     """
@@ -176,7 +176,7 @@ def _host_interfaces(interfaces: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _addresses(result: dict[str, Any], interfaces: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the pod's addresses: those that the result does not put on an interface outside of a sandbox."""
+    """Return the pod's addresses: all addresses of the result except those on an interface outside of a sandbox."""
     addresses = []
     for i, item in enumerate(_list("prevResult.ips", result.get("ips"))):
         where = f"prevResult.ips[{i}]"
@@ -193,7 +193,7 @@ def _addresses(result: dict[str, Any], interfaces: list[dict[str, Any]]) -> tupl
 
 def _valid_attachments(data: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the attachments of the runtime's list; libcni gives null for an empty one. A missing key is an error."""
-    # An early text of the specification had the second name, and runtimes give either.
+    # An early text of the specification had the second name, and runtimes use either name.
     key = next((key for key in ("cni.dev/valid-attachments", "cni.dev/attachments") if key in data), None)
     if key is None:
         raise _invalid("cni.dev/valid-attachments", "is missing", "GC removes whatever it does not list")
@@ -216,7 +216,7 @@ def _optional(path: str, value: object) -> dict[str, Any]:
 
 
 def _list(path: str, value: object) -> list[Any]:
-    """Return a list; an absent one and null are empty: Go writes both for none."""
+    """Return a list; an absent list and null are empty lists: Go writes an empty list in both forms."""
     if value is None:
         return []
     if isinstance(value, list):

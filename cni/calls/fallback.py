@@ -1,6 +1,6 @@
-"""Carry out CNI commands without the agent, by the plan that the agent has left beside its socket.
+"""Carry out CNI commands without the agent, by the plan that the agent has written beside its socket.
 
-If the plan does not say enough about a pod (:mod:`cni.calls.fallback_context`), ``failurePolicy`` decides: the plugin
+If the plan is not sufficient for a pod (:mod:`cni.calls.fallback_context`), ``failurePolicy`` decides: the plugin
 refuses the call, or leaves the pod untagged until the agent returns.
 """
 
@@ -84,7 +84,8 @@ def _host_interfaces(call: Call, context: FallbackContext) -> tuple[tuple[str, .
     found = links.host_veths(call.netns, call.host_interfaces)
     if context.plan is not None:
         return tuple(name for name in found.names if name not in context.plan.uplinks), found.named
-    # Without a plan a name in the result may be that of an uplink. In a record it would be tagged by the next agent.
+    # Without a plan, a name in the result may be that of an uplink. If the name were in a record, the next agent would
+    # tag the uplink.
     return () if found.named else found.names, found.named
 
 
@@ -118,7 +119,7 @@ def delete(call: Call, context: FallbackContext) -> None:
 
 
 def _forget_connections(context: FallbackContext, key: tuple[str, str], addresses: tuple[str, ...]) -> None:
-    """Delete connections that an earlier pod has left for these addresses, as the agent does: they keep its path.
+    """Delete connections of an earlier pod with these addresses, as the agent does: they keep the path of that pod.
 
     The connections of an address stay if another pod of this node has the same address now.
     """
@@ -216,7 +217,7 @@ def _let_pass(hosts: Sequence[str]) -> None:
 
 @contextmanager
 def _locked(run_dir: Path) -> Iterator[None]:
-    """Hold the lock of the plugin. Of two plugins that find a device missing, the second could not make it."""
+    """Hold the lock of the plugin: if two plugins found a device missing, the second one could not make it."""
     import fcntl
 
     descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -230,7 +231,7 @@ def _locked(run_dir: Path) -> Iterator[None]:
 def _check_current(call: Call, context: FallbackContext) -> None:
     """Raise an error if the plan by which the pod was tagged is not the newest: an edit may select the pod.
 
-    To be called when the tag is set: an agent that answers late may have written another plan meanwhile.
+    Call it after the tag is set: an agent that answers late may have written another plan in between.
     """
     if not context.outdated():
         return

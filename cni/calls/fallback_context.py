@@ -1,7 +1,7 @@
 """The plan and its age, as the plugin knows them without the agent, and the tag of a pod by that plan.
 
-The plugin decides nothing that the plan does not say. The plan may be older than the objects that the agent knew, or of
-an older version of the agent: then a pod that a policy may select does not start.
+The plugin decides nothing beyond the plan. The plan may be older than the objects that the agent knew, or of an older
+version of the agent: then a pod that a policy may select does not start.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FallbackContext:
         )
 
     def not_known(self, what: str) -> CallError:
-        """Return the error for a call about which the plan does not say enough: the runtime tries again later."""
+        """Return the error for a call for which the plan is not sufficient: the runtime tries again later."""
         hint = f"{self.trouble}; start egress-gateway-agent, or see why it does not answer"
         return CallError(contract.TRY_AGAIN_LATER, what, hint)
 
@@ -46,7 +46,7 @@ class FallbackContext:
 def group_of(pod: PodIdentity, subject: str, context: FallbackContext) -> int:
     """Return the interface group that the plan gives the pod; 0: no policy selects the pod.
 
-    ``subject``: the pod's name in messages. Raises :class:`CallError` if the plan does not say.
+    ``subject``: the pod's name in messages. Raises :class:`CallError` if the plan gives none.
     """
     plan = context.plan
     if plan is None:
