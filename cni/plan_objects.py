@@ -80,8 +80,8 @@ class PlanEgressIP:
     table: int = 0
     """Number of another program's routing table; 0: none."""
     inlet: int = -1
-    """This node's number (connection mark) for connections that come out of the tunnel, if the node can be master. 0: no
-    packet comes out of the tunnel here. If it is not given, ``slot``."""
+    """This node's number (connection mark) for connections that come out of the tunnel, if the node can be master.
+    0: no packet comes out of the tunnel here. If it is not given, ``slot``."""
 
     def __post_init__(self) -> None:
         if self.inlet < 0:

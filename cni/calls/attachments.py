@@ -50,7 +50,7 @@ class Attachment:
     network: str = ""
     """Name of the CNI network, since each GC is about one network. Empty: not known."""
     other_interfaces: tuple[str, ...] = ()
-    """The other host-side veths of the pod, in a field of their own: earlier versions write records without this field."""
+    """The other host-side veths of the pod, in a field of their own: records of earlier versions lack this field."""
 
     named: bool = False
     """True if the interfaces are known by the CNI result only: the pod's network namespace could not be opened."""
