@@ -1,1 +1,1 @@
-"""A plan as kernel objects and nftables rules; ``reconcile`` brings the kernel to them."""
+"""A plan as kernel objects and nftables rules; ``reconcile`` applies them."""

@@ -49,23 +49,23 @@ def guards(plan: Plan, marks: Marks) -> Iterator[str]:
 
 
 def _tunnel_forward() -> Iterator[str]:
-    """Yield the rules for what came out of a tunnel."""
+    """Yield the rules for packets out of a tunnel."""
     yield f'iifname "{ids.RETURN_DEVICE}" ct direction reply accept'
     yield f'iifname "{ids.RETURN_DEVICE}" counter drop'
     yield "goto from_tunnel"
 
 
 def _forwarded(marks: Marks) -> Iterator[str]:
-    """Yield the rules for what came out of no tunnel, at the end of the base chain (:mod:`cni.datapath.hooks`)."""
+    """Yield the rules for packets that are not out of a tunnel; they end the base chain (:mod:`cni.datapath.hooks`)."""
     yield "ct direction reply goto forwarded_reply"
     yield f"meta mark and {marks.mask} != 0 goto steered"
     yield f"{marks.own} counter drop"
 
 
 def _forwarded_reply(plan: Plan, marks: Marks) -> Iterator[str]:
-    """Yield the rules that drop an answer that would go another way than into its tunnel, or than to a pod.
+    """Yield the rules that drop an answer that would leave neither by its tunnel nor to a pod.
 
-    A rule or route for it may be missing: another program has removed it.
+    This happens if another program has removed a rule or route of the answer.
     """
     yield f'ct mark and {marks.mask} > {marks.tunneled} oifname != "{ids.RETURN_DEVICE}" counter drop'
     for egress in filter(own_routing.of, plan.outgoing):
@@ -78,7 +78,7 @@ def _forwarded_reply(plan: Plan, marks: Marks) -> Iterator[str]:
 
 
 def _from_tunnel(egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
-    """Yield the rules that accept what the gateway's table has marked, by the egress interface only."""
+    """Yield the rules that accept packets with a mark of the gateway's table, by the egress interface only."""
     device, _ = interface_and_source(egress)
     if device:
         taken_in = f"ct mark and {marks.wide} == {marks.taken_in(egress.inlet)}"
@@ -97,7 +97,7 @@ def _out(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     opened_here = f"ct mark and {marks.mask} == {marks.of(egress.slot)}"
     daddr = f"{KEYWORDS[egress.family]} daddr"
     for device, sources, verdict in exits:
-        # A connection that began when the other exit was right keeps that source address.
+        # If a connection began when the other exit was valid, it keeps that source address.
         elsewhere = " ".join(f"ct reply {daddr} != {address_of(source, egress.family)}" for source in sources)
         begun = f"oifname {device} ct state established {elsewhere}"
         yield f"meta l4proto tcp {opened_here} {begun} counter reject with tcp reset"
@@ -110,7 +110,7 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
     me = plan.me
     if me is None or not plan.tunnels:
         return
-    # Before every CNI's masquerade, which then leaves the connection alone. Answers, for the way back, open none.
+    # Before every CNI's masquerade, which then does not change the connection. Answers, for the way back, open none.
     nat = list(sync_device.nat_rules(plan))
     # A connection that is synced is known by its source, see gateway_agent/policy/egress_node/sync_groups.py.
     nat += [
@@ -152,15 +152,15 @@ def _leave(marks: Marks) -> Iterator[str]:
 
 
 def _inner(egress: PlanEgressIP, me: PlanNode) -> Iterator[str]:
-    """Yield the expressions for what has a source of this node inside the tunnels."""
+    """Yield the expressions for packets with a source that this node has inside the tunnels."""
     for inner in inner_sources(me, egress):
         yield f"{KEYWORDS[egress.family]} saddr {address_of(inner, egress.family)}"
 
 
 def _leave_outside(egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
-    """Yield the check of the source of what leaves by the egress interface, behind all source NAT.
+    """Yield the check of the source of packets that leave by the egress interface, after all source NAT.
 
-    A connection that is older than the last change of master may have its old address.
+    If a connection is older than the last change of master, it may have the old address.
     """
     saddr = f"{KEYWORDS[egress.family]} saddr"
     device, source = interface_and_source(egress)

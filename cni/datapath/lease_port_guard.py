@@ -1,19 +1,21 @@
 """The guards of the cluster port, as nftables rules: UDP of the lease daemons, TCP of the agents. Pure.
 
 Each datagram costs a daemon, which runs with real-time priority, the check of a keyed hash, and a full queue costs
-heartbeats. So only nodes reach the port, by the interface that leads to them and at a bounded rate. A node's own users
-and pods do not send to other nodes' daemons either: there they would have the node's address and use up its rate.
+heartbeats. So only nodes reach the port, by the interface that leads to them and at a bounded rate. A node also drops
+datagrams of its own users and pods to other nodes' daemons: these would arrive with the node's address and use up the
+node's rate.
 
 A forged datagram with a node's address has another MAC than the node's own, unless the sender takes over that node's
 port of the switch as well. So the rate is counted for each MAC with each address, in a set that has hardly more places
-than there are nodes: a node that has sent before a flood has its place in it and keeps its rate. All that find no place
-share one rate, so the number of forged MACs does not matter. Nodes behind a router that another router replaces pass by
-it until the places of the old MACs are free.
+than there are nodes: a node that has sent before a flood has its place in the set and keeps its rate. All senders
+without a place share one rate, so the number of forged MACs does not matter. If a router is replaced, the nodes behind
+it use the shared rate until the places of the old MACs are free.
 
-The places and the rates are two sets: a lookup in a set with a rate spends of this rate, and finds nothing if it is
-spent. So a sender over its own rate would pass by the shared one.
+Places and rates are two sets: a lookup in a set with a rate uses up some of the rate, and finds nothing if the rate is
+used up. With one set, a sender over its own rate would pass by the shared rate.
 
-By TCP the agents give each other manifests, if the plan has a port for it: the same nodes reach it by the same ways.
+By TCP the agents give each other manifests, if the plan has a port for it: the same nodes reach the port by the same
+interfaces.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ RATE = "limit rate 500/second burst 250 packets"
 one), and some more when masters change.
 """
 SHARED_RATE = "limit rate 2000/second burst 500 packets"
-"""Rate limit for all senders together that have no place."""
+"""Rate limit for all senders without a place together."""
 SPARE_ELEMENTS = 8
 """Places beyond one for each node: for nodes that are new, or change their network card."""
 RATE_ELEMENT_TTL = "1m"
@@ -79,7 +81,7 @@ def chains(plan: Plan) -> Iterator[str]:
 
 
 def arrival_rules(plan: Plan) -> Iterator[str]:
-    """Yield the rules for what arrives: before connection tracking, which costs more than the drop."""
+    """Yield the rules for arriving packets: before connection tracking, which costs more than the drop."""
     if plan.cluster_port:
         yield f"udp dport {plan.cluster_port} fib daddr type local goto lease_receive"
         if plan.sets_port:
@@ -101,7 +103,7 @@ def forward_tcp_rules(plan: Plan) -> Iterator[str]:
 
 
 def _source(plan: Plan, family: int) -> Iterator[str]:
-    """Yield the rules that drop what does not come from another node, by where that node is."""
+    """Yield the rules that drop packets which do not come from another node by the interface that leads to the node."""
     yield f"meta nfproto ipv{10 - family} counter drop"
     yield f"{from_elsewhere(plan)} counter drop"
     yield f"{KEYWORDS[family]} saddr @lease_nodes return"
@@ -109,5 +111,5 @@ def _source(plan: Plan, family: int) -> Iterator[str]:
 
 
 def _set(name: str, key: str, lines: list[str]) -> str:
-    """Return a set of what the expression ``key`` gives, as text."""
+    """Return, as text, a set whose elements have the type of the expression ``key``."""
     return f"\tset {name} {{\n" + "".join(f"\t\t{line}\n" for line in [f"typeof {key}", *lines]) + "\t}\n"

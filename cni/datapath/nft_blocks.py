@@ -2,11 +2,11 @@
 
 No lookup in a set or map may let a packet out by finding nothing. While a transaction is being committed, a packet
 that passes through the old rules finds the old sets empty, or the new ones not filled yet (seen on Linux 6.18:
-one packet in a few thousand replacements at 3,000 packets a second, far more with large interval maps). So what
-decides *whether* a packet is ours compares without a set, maps cover the whole address space, and finding nothing
-drops.
+one packet in a few thousand replacements at 3,000 packets a second, far more with large interval maps). So a rule that
+decides *whether* a packet is ours compares without a set, maps cover the whole address space, and a lookup that finds
+nothing drops.
 
-Text from users never gets in: prefixes and addresses are parsed here, names of interfaces are checked, and
+Text from users never gets into rules: prefixes and addresses are parsed here, names of interfaces are checked, and
 names of gateways and policies are not used at all.
 """
 
@@ -57,7 +57,7 @@ def mapping(name: str, key: str, elements: Iterable[str], interval: bool = False
 
 
 def dispatch(name: str, expression: str, key: str, targets: Mapping[str, str]) -> str:
-    """Return a chain that goes to one of ``targets`` by the value of ``expression``, and else drops; and its map."""
+    """Return a chain and its map: the value of ``expression`` chooses one of ``targets``; without a target it drops."""
     elements = (f"{value} : goto {target}" for value, target in targets.items())
     return mapping(f"{name}_to", key, elements) + chain(
         name, [f"{expression} vmap @{name}_to", "counter drop"]
@@ -65,7 +65,7 @@ def dispatch(name: str, expression: str, key: str, targets: Mapping[str, str]) -
 
 
 def interface(name: str) -> str:
-    """Return ``name`` quoted; an empty text if nft could take it for more than one name."""
+    """Return ``name`` quoted; an empty text if nft could read ``name`` as more than one name."""
     return f'"{name}"' if re.fullmatch(r"[A-Za-z0-9_.:@-]{1,15}", name) else ""
 
 
@@ -105,7 +105,7 @@ def serving(plan: Plan) -> frozenset[str]:
 
 
 def senders(plan: Plan) -> tuple[PlanNode, ...]:
-    """Return the other nodes that may send into this node's tunnels and get answers: none if it can be no master."""
+    """Return the other nodes that may send into this node's tunnels and get answers: none if it cannot be master."""
     return peers(plan) if plan.node in serving(plan) else ()
 
 
@@ -155,7 +155,7 @@ class Marks:
         return f"{self._layout.policy_set(number):#010x}"
 
     def taken_in(self, inlet: int) -> str:
-        """Return the connection mark of what came out of a tunnel, to be compared by :attr:`wide`."""
+        """Return the connection mark of packets out of a tunnel. Compare it by :attr:`wide`."""
         return f"{self._layout.taken_in(inlet):#010x}"
 
     def take_in(self, inlet: int) -> str:
@@ -163,7 +163,7 @@ class Marks:
         return f"ct mark set ct mark and {self._beside_wide} or {self.taken_in(inlet)}"
 
     def leaving(self, number: int) -> str:
-        """Return the packet mark of what leaves by its gateway's own routing."""
+        """Return the packet mark of packets that leave by their gateway's own routing."""
         return f"{self._layout.leaving(number):#010x}"
 
     def put(self, kind: str, value: str) -> str:

@@ -72,20 +72,20 @@ def _vxlans(plan: Plan, me: PlanNode, synced: bool) -> Iterator[Vxlan]:
 
 
 def _settings(plan: Plan, device: str, carried: Collection[int]) -> Iterator[Setting]:
-    # Loose: answers come from anywhere. The larger of this and ``all`` counts: over an ``all`` of 1, 0 would be strict.
+    # Loose: answers come from anywhere. The larger of this and ``all`` counts: if ``all`` is 1, 0 would be strict.
     yield Setting(device, "ipv4", "rp_filter", "2" if plan.source_check else "0")
     yield Setting(device, "ipv4", "forwarding", "1")
     if plan.mtu < ids.IPV6_MIN_MTU:
         return
     # No address, so no solicitation and no duplicate detection; no router is believed. By name these come before
-    # ``disable_ipv6``, and so are they made: a device that gets IPv6 gets it silent.
+    # ``disable_ipv6``, and they are made in this order: a device is silent when it gets IPv6.
     for name, value in (("accept_ra", "0"), ("addr_gen_mode", "1"), ("autoconf", "0")):
         yield Setting(device, "ipv6", name, value)
     yield Setting(device, "ipv6", "disable_ipv6", "0" if 6 in carried else "1")
 
 
 def _carried(plan: Plan, of: Iterable[int]) -> tuple[int, ...]:
-    """Return those of some IP versions that a tunnel device can carry."""
+    """Return the IP versions among these that a tunnel device can carry."""
     return tuple(family for family in of if family == 4 or plan.mtu >= ids.IPV6_MIN_MTU)
 
 
@@ -94,7 +94,7 @@ def _fdb(plan: Plan) -> Iterator[Fdb]:
         yield Fdb(ids.RETURN_DEVICE, node.mac, node.address)
     by_name = {node.name: node for node in peers(plan)}
     for egress in plan.outgoing:
-        # A master that is not eligible any more serves until another one is known.
+        # A master that is no longer eligible serves until another one is known.
         for name in {*egress.eligible, egress.master} & by_name.keys():
             yield Fdb(egress.device, by_name[name].mac, by_name[name].address)
 

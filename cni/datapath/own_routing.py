@@ -5,14 +5,14 @@ whether it came out of a tunnel or, on the master, from one of the node's pods. 
 ours: the next hop on the egress interface, above an ``unreachable`` default. If the gateway names another
 program's table, a rule before ours leads there first.
 
-The kernel may check the source of an answer (``rp_filter``): it asks for the route back, with the answer's mark
-(``src_valid_mark``) and as if the question came by the interface that the answer leaves by. So an answer gets a mark
-that leads out by the egress interface, and rules for that interface lead the answer itself on: into the tunnel, or to a
-pod of this node. For these the mark is that of the slot, which on the master nothing else has.
+The kernel may check the source of an answer (``rp_filter``): it looks up the route back to the source, with the
+answer's mark (``src_valid_mark``), as if the packet came by the interface by which the answer leaves. So an answer gets
+a mark that leads out by the egress interface, and rules for that interface lead the answer itself into the tunnel, or
+to a pod of this node. In these rules the mark is the slot's, which no other packet of the master has.
 
-The guards look at the next hop that the kernel has chosen. So if a rule or a route is added, changed or removed,
-packets are dropped; they never leave by another router. In another program's table the next hop is that program's, and
-only the interface is checked.
+The guards compare the next hop that the kernel has chosen. So if a rule or a route is added, changed or removed,
+packets are dropped; they never leave by another router. In another program's table that program chooses the next hop,
+so only the interface is checked.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def routes(plan: Plan) -> Iterator[Route]:
 
 
 def exits(egress: PlanEgressIP, table: int) -> Iterator[Route]:
-    """Yield the routes by which packets leave; none if a foreign table has them, or if the interface is down."""
+    """Yield the routes by which packets leave; none if another program's table has them or the interface is down."""
     family, device = egress.family, egress.interface
     if egress.next_hop:
         yield Route(family, table, "unicast", METRIC[family], device, egress.next_hop)

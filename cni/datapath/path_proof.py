@@ -3,11 +3,11 @@
 An egress node sends itself a packet through the tunnel of an egress IP
 (:mod:`gateway_agent.adapters.probes.path_probe`): the outer packet goes over the loopback interface, and the kernel
 takes the inner one out of the tunnel as if a worker had sent it. The inner packet passes all hooks and programs that a
-pod's packet passes. The last rule in front of the device logs and drops it, so no probe ever leaves the node, and no
+pod's packet passes. The last rule before the device logs and drops the packet, so no probe ever leaves the node, and no
 connection stays.
 
-A probe is known by :data:`cni.kernel.ids.PROBE_NUMBERS`. Whoever sends the same numbers gains nothing: such a packet is
-dropped, too.
+A probe is identified by :data:`cni.kernel.ids.PROBE_NUMBERS`. A sender of the same numbers gains nothing: every such
+packet is dropped.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def _belongs(target: Object, egress: PlanEgressIP, plan: Plan) -> bool:
 
 
 def lead_answers(plan: Plan) -> tuple[str, ...]:
-    """Put the rules for answers to gateways with their own routing, if some are missing. Return them in words.
+    """Put missing rules for answers to gateways with their own routing. Return a description of each.
 
     They come before the gateway's nftables rules, which mark answers for them: an answer with such a mark and without
     its rule would leave by the main table, or by the next hop. Without the mark the rules match nothing. Raises

@@ -1,11 +1,11 @@
-"""Packets whose source address is not their sender's, as nftables rules. Pure.
+"""The guard against packets whose source address is not their sender's, as nftables rules. Pure.
 
-A pod with raw sockets writes any source into its packets. Three checks keep that from leading past a gateway:
+A pod with raw sockets can write any source into its packets. Three checks prevent that such packets bypass a gateway:
 
-- A tagged pod's packets have a source that routes back by the interface they came from, and no source route. This is
-  checked before connection tracking, so that no forged packet begins a connection.
-- A connection that began by an interface to which its source does not route back gets a mark, and gives a tagged pod
-  no right to answer. Uplinks are excepted: their routes may be asymmetric.
+- A tagged pod's packets must have a source that routes back by the interface they came from, and no source route. The
+  check comes before connection tracking, so that no forged packet begins a connection.
+- If the source of a new connection does not route back by the interface of its first packet, the connection gets a
+  mark, and a tagged pod may not answer in it. Uplinks are excepted: their routes may be asymmetric.
 - No pod's packet is forwarded with a virtual address or with another node's address as its source.
 
 Routes of the node decide. A pod that routes for others, as a VPN does, needs a route of its node to those others.
@@ -37,21 +37,21 @@ OVERLAY_KINDS = (
     "ip6gre",
     "ip6gretap",
 )
-"""Kinds of interfaces that lead to other nodes. They take packets from everybody, pods of this node among them."""
+"""Kinds of interfaces that lead to other nodes. They accept packets from every sender, also from pods of this node."""
 AUTHENTIC_KIND = "wireguard"
-"""Kind of interface that takes packets of other nodes only, which have checked them."""
+"""Kind of interface that accepts packets of other nodes only. Those nodes have checked the packets."""
 MAX_COMPARED_RANGES = 2
 """Ranges of each family that a packet's source is compared with before it is looked up."""
 
 
 def arrival_rules(marks: Marks) -> Iterator[str]:
-    """Yield the rules for what arrives, before connection tracking."""
+    """Yield the rules for arriving packets, before connection tracking."""
     yield f"{TAGGED} goto own_source"
     yield f"meta mark and {marks.mask} != 0 goto marked_source"
 
 
 def forward_rules(plan: Plan) -> Iterator[str]:
-    """Yield the rules for what is forwarded and did not come out of a tunnel.
+    """Yield the rules for forwarded packets that are not out of a tunnel.
 
     The widest ranges that hold no reserved address come first: a comparison costs far less than the lookup.
     """
@@ -64,7 +64,7 @@ def forward_rules(plan: Plan) -> Iterator[str]:
 
 def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the chains and maps of the ``inet`` table that look at sources."""
-    # Packets by these cannot come from a pod.
+    # Packets by these interfaces cannot come from a pod.
     others = [f"iifname {name} return" for uplink in plan.uplinks if (name := interface(uplink))]
     yield chain("marked_source", [f'meta iifkind "{kind}" goto own_source' for kind in BRIDGE_KINDS])
     yield chain("own_source", _own_source())
@@ -78,7 +78,7 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
 
 
 def _own_source() -> Iterator[str]:
-    """Yield the rules for a tagged pod's packet: its source must route back by the interface that it came by."""
+    """Yield the rules for a tagged pod's packet: its source must route back by the interface of the packet."""
     # The kernel replaces the destination by the next one of a source route only after prerouting.
     for named in ("ip option lsrr", "ip option ssrr", "exthdr rt"):
         yield f"{named} exists counter drop"
@@ -92,7 +92,7 @@ def _own_source() -> Iterator[str]:
 
 
 def _unverified_reply(marks: Marks) -> Iterator[str]:
-    """Yield the rules for an answer in a connection that did not begin where its source is."""
+    """Yield the rules for an answer in a connection whose source did not route back to the interface of its begin."""
     bridged = [f'meta iifkind "{kind}" meta mark and {marks.mask} != 0' for kind in BRIDGE_KINDS]
     yield from (f"{of} counter drop" for of in (TAGGED, *bridged))
     yield "goto accept_reply"
@@ -124,7 +124,7 @@ def _reserved(sources: tuple[str, ...], version: int) -> _Reserved:
 
 
 def _reserved_chains(plan: Plan, others: list[str]) -> Iterator[str]:
-    """Yield the chains that drop what pods send with the source of a gateway or of a node."""
+    """Yield the chains that drop packets of pods with the source of a gateway or of a node."""
     rules = []
     for version, keyword in KEYWORDS.items():
         if (found := _reserved(plan.reserved_sources, version)).name:

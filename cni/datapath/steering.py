@@ -27,7 +27,7 @@ NEW_CONNECTION_RULE = "ct state new goto new_connection"
 
 
 def unverified_reply_rule(marks: Marks) -> str:
-    """Return the rule for answers in connections that did not begin where their source is.
+    """Return the rule for answers in connections whose source did not route back to the interface of their begin.
 
     See :mod:`cni.datapath.source_guard`.
     """
@@ -35,7 +35,7 @@ def unverified_reply_rule(marks: Marks) -> str:
 
 
 def bridge_chains(plan: Plan) -> Iterator[str]:
-    """Yield the whole ``bridge`` table: it makes a mark of the tag of a bridge's port, which ``inet`` does not see."""
+    """Yield the ``bridge`` table: it copies the tag of a bridge's port, which ``inet`` does not see, into the mark."""
     marks = Marks(plan)
     rules = [f"{TAGGED} goto tagged", f"meta mark and {marks.mask} != 0 {marks.clear}"]
     yield chain("tag", rules, "filter hook prerouting priority -300")

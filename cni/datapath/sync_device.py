@@ -1,7 +1,7 @@
 """The device that carries the egress nodes' connection tables to each other. Pure.
 
-What is sent into it by multicast is copied by the kernel to each partner; the underlay sees unicast between nodes only,
-and from known nodes only it is taken in.
+The kernel copies each multicast packet that is sent into the device to each partner. The underlay carries unicast
+between nodes only, and packets of known nodes only are accepted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def address() -> Address:
 
 def settings(plan: Plan) -> Iterator[Setting]:
     """Yield the device's sysctls."""
-    # All have the same address there, and no route leads back.
+    # All nodes have the same address on this device, and no route leads back.
     for name, value in (("accept_local", "1"), ("rp_filter", "2")):
         yield Setting(ids.SYNC_DEVICE, "ipv4", name, value)
     if plan.mtu >= ids.IPV6_MIN_MTU:
@@ -51,7 +51,7 @@ def fdb(plan: Plan) -> Iterator[Fdb]:
 
 
 def input_rules(plan: Plan) -> Iterator[str]:
-    """Yield the rules for what is delivered to conntrackd: what came through the device, and nothing else.
+    """Yield the rules for packets to conntrackd: those that came through the device, and no others.
 
     :mod:`cni.datapath.tunnel_port_guard` decides which nodes' packets come through the device.
     """
@@ -63,7 +63,7 @@ def input_rules(plan: Plan) -> Iterator[str]:
 
 
 def nat_rules(plan: Plan) -> Iterator[str]:
-    """Yield the rule that leaves conntrackd's packets their source."""
+    """Yield the rule that keeps the source of conntrackd's packets."""
     if partners(plan):
         yield f'oifname "{ids.SYNC_DEVICE}" accept'
 

@@ -1,16 +1,16 @@
 """The guards of the tunnels' UDP port, as nftables rules. Pure.
 
-VXLAN has no authentication: without these rules whatever reaches the port is taken for a tunnel's packet. So
+VXLAN has no authentication: without these rules, the kernel accepts every packet to the port as a tunnel's packet. So
 
 * only the kernel's own encapsulation sends to the port: the last rule that the inner packet passes gives it a priority
   that no socket can have without ``CAP_NET_ADMIN`` or ``CAP_NET_RAW``, and the outer packet inherits that;
-* what a process of this node has sent goes into no tunnel to a gateway, whatever its priority and rights are: a packet
-  of a process has the socket of that process still, a forwarded one has none. Excepted is the agent's probe, which
-  never leaves the node (:mod:`cni.datapath.path_proof`);
+* a packet of a process of this node goes into no tunnel to a gateway, whatever its priority and capabilities are: such
+  a packet still has the socket of its process, a forwarded one has none. The agent's probe, which never leaves the
+  node, is excepted (:mod:`cni.datapath.path_proof`);
 * no pod's packet is forwarded to the port;
-* what arrives at the port comes from a node, by the interface that leads to that node, in a tunnel that this node may
-  use, and with an inner source that belongs to that node. After decapsulation the outer source is gone, therefore
-  inner and outer header are compared while both are there.
+* a packet that arrives at the port comes from a node, by the interface that leads to that node, in a tunnel that this
+  node may use, and with an inner source that belongs to that node. Decapsulation removes the outer source, so inner and
+  outer header are compared before.
 
 As in :mod:`cni.datapath.nft_blocks`, finding nothing in a set or map drops.
 """
@@ -76,7 +76,7 @@ def process_tunnels(plan: Plan) -> Iterator[str]:
 
 
 def _input_guard(plan: Plan, marks: Marks) -> Iterator[str]:
-    """Yield the rules for what is delivered to this node itself."""
+    """Yield the rules for packets to this node itself."""
     yield from sync_device.input_rules(plan)
     # Addresses of this node that the inventory does not name (another program's, a second network's): policies steer
     # packets to them into the tunnel. The gateway's table has marked the packet; it drops packets to virtual addresses.
@@ -100,7 +100,7 @@ def _receive(plan: Plan) -> Iterator[str]:
 
 
 def _tunnels(plan: Plan) -> Iterator[str]:
-    """Yield a chain for each kind of tunnel with the set that it compares with, and the map from VNIs to the chains."""
+    """Yield a chain for each kind of tunnel, the set that the chain compares with, and the map from VNIs to chains."""
     family = _family(plan)
     saddr = f"{KEYWORDS[family]} saddr"
     sources = []
@@ -147,7 +147,7 @@ def _family(plan: Plan) -> int:
 
 
 def _set(name: str, key: str, elements: Iterable[str], verdicts: bool = False) -> str:
-    """Return a set of what the expression ``key`` gives, or a map from that to verdicts, as text."""
+    """Return, as text, a set of values of the expression ``key``, or a map from such values to verdicts."""
     items = ", ".join(elements)
     kind, suffix = ("map", " : verdict") if verdicts else ("set", "")
     lines = [f"typeof {key}{suffix}", *([f"elements = {{ {items} }}"] if items else [])]
