@@ -1,4 +1,4 @@
-"""The changes that make the kernel as it should be. Pure."""
+"""The changes that turn the kernel's state into the desired one. Pure."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Change:
 def diff(observed: KernelState, desired: KernelState) -> tuple[Change, ...]:
     """Return the changes that turn ``observed`` into ``desired``, in an order that never opens a leak.
 
-    ``unreachable`` routes come first, so that a table that loses its way out answers with an error; then what
-    is superfluous goes; then the rest comes. The neighbour entry of :data:`ids.NEXT_HOP` is created if it is
-    missing but neither corrected nor removed while its device stays: it is the lease daemon's, and newer than
-    any plan.
+    ``unreachable`` routes come first, so that a table that loses its exit answers with an error; then superfluous
+    objects are removed; then the rest is added. The neighbour entry of :data:`ids.NEXT_HOP` is created if it is
+    missing, but neither corrected nor removed while its device stays: it belongs to the lease daemon, and is newer
+    than any plan.
     """
     gone = _gone(observed, desired)
     there = {item.key: item for item in observed if not _dies_with(item, gone)}
@@ -66,7 +66,7 @@ def diff(observed: KernelState, desired: KernelState) -> tuple[Change, ...]:
 
 
 def described(changes: Iterable[Change]) -> Iterator[str]:
-    """Describe changes that were made: many entries of one device, which come with many nodes, in one line."""
+    """Describe changes that were made; many entries of one device, as with many nodes, in one line."""
     for _, some in groupby(changes, _kind):
         alike = list(some)
         if len(alike) <= MAX_LINES or not isinstance(alike[0].target, (Fdb, Neighbour)):
@@ -88,7 +88,7 @@ def is_master(item: Object) -> bool:
 
 
 def _possible(desired: KernelState) -> Iterator[Object]:
-    """Yield all objects but the IPv6 neighbours of devices that are to have no IPv6: the kernel refuses these."""
+    """Yield all objects but IPv6 neighbours of devices that should have no IPv6: the kernel refuses such neighbours."""
     able = {item.device for item in desired.settings if (item.name, item.value) == ("disable_ipv6", "0")}
     for item in desired:
         if not isinstance(item, Neighbour) or ":" not in item.address or item.device in able:
@@ -96,7 +96,7 @@ def _possible(desired: KernelState) -> Iterator[Object]:
 
 
 def _gone(observed: KernelState, desired: KernelState) -> frozenset[str]:
-    """Return the names of devices to delete: they are not wanted, or not with this identity."""
+    """Return the names of devices to delete: unwanted ones, and those with another identity than the wanted one."""
     wanted = {device.identity for device in desired.vxlans}
     return frozenset(device.name for device in observed.vxlans if device.identity not in wanted)
 

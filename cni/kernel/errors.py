@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 class KernelError(Exception):
-    """``message`` says what was refused and why, ``hint`` what to look at (may be empty)."""
+    """``message`` names the refused change and the reason, ``hint`` a place to look at (may be empty)."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ class Outcome:
     """The result of bringing the kernel to a plan."""
 
     done: tuple[str, ...] = ()
-    """Each change in words; empty: nothing had to be changed."""
+    """A description of each change; empty: nothing had to be changed."""
     refused: tuple[Refusal, ...] = ()
     """The first refusal of each egress IP that lacks a change."""
 

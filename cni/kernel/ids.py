@@ -1,6 +1,6 @@
 """Our names, numbers and ranges in the kernel, all of them.
 
-Nothing that is not described here is ever changed or deleted.
+Only objects that are described here are ever changed or deleted.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ RETURN_DEVICE = "egw-back"
 """Device that carries the answers of all egress IPs back to the workers."""
 RETURN_VNI = 0xE96BAC
 UNJUDGED = 0x20000000
-"""The bit of a packet's priority by which a bridge's port in group 0 is known where the packet is routed."""
+"""The bit of a packet's priority that tells the routing hooks that the packet came by a bridge's port in group 0."""
 ENCAPSULATED = 0x40000000
-"""The bit of a packet's priority by which the kernel's own encapsulation is known until the packet leaves. Without
+"""The bit of a packet's priority that marks the kernel's own encapsulation until the packet leaves. Without
 ``CAP_NET_ADMIN`` or ``CAP_NET_RAW`` a socket has priorities 0 to 6 (socket(7), ``SO_PRIORITY``)."""
 
 SYNC_DEVICE = "egw-sync"
@@ -36,25 +36,25 @@ destinations.
 TABLE_BASE = 7000
 """Routing table of slot N is ``TABLE_BASE + N``; ``TABLE_BASE`` itself leads into ``egw-back``."""
 EXIT_TABLE_BASE = 2_000_000_000
-"""Routing table of what leaves this node by slot N is ``EXIT_TABLE_BASE + N``, if its gateway has its own routing."""
+"""Routing table of packets that leave by slot N is ``EXIT_TABLE_BASE + N``, if the gateway has its own routing."""
 RULE_PRIORITY_BASE = 900
 """``ip rule`` priority of slot N is ``RULE_PRIORITY_BASE + N``; after ``local``, before ``main``."""
 FOREIGN_TABLE_PRIORITY = 899
-"""``ip rule`` priority of the table of another program that a gateway names: before those of ours."""
+"""``ip rule`` priority of another program's table that a gateway names: before the rules of our tables."""
 ANSWER_PRIORITY = 898
-"""``ip rule`` priority of what comes back by a gateway's own routing: before that of what leaves by it."""
+"""``ip rule`` priority of answers that come by a gateway's own routing: before the rules of leaving packets."""
 PROTOCOL = 233
 """Our own number in the ``protocol`` field of routes and rules (``/etc/iproute2/rt_protos`` leaves it free)."""
 ADDRESS_PROTOCOL = 233
-"""Our own number in the ``protocol`` field of addresses: by it a virtual address is known as ours (Linux 5.18)."""
+"""Our own number in the ``protocol`` field of addresses: it identifies a virtual address as ours (Linux 5.18)."""
 UNREACHABLE_METRIC = 4278198272
 """Metric of the ``unreachable`` default below a tunnel's default route."""
 
 GROUP_BASE = 0x45470000
 """Interface group of policy set N is ``GROUP_BASE + N``; the low 16 bits are the set's number."""
 GROUP_BLOCKED = GROUP_BASE + 0xFFFF
-"""Group of an interface that is selected but has no policy set: nothing of it passes. So it is with every group
-of our range that belongs to no set."""
+"""Group of a selected interface without a policy set: none of its packets pass. The same applies to every group of our
+range that belongs to no set."""
 
 GROUP_UNSELECTED = 0x45460000
 """Group of a pod's interface if no policy selects the pod. Group 0, the kernel's default, means that neither the plugin
@@ -73,14 +73,14 @@ NFT_NODE_BRIDGE = "egress_gateway"
 NFT_GATEWAY = "egress_gateway_snat"
 NFT_FENCE = "egress_gateway_fence"
 NFT_GUARD = "egress_gateway_guard"
-"""Drops what pods that neither plugin nor agent knows send to the outside."""
+"""Table that drops packets to the outside of pods that neither plugin nor agent knows."""
 NFT_TRACE = "egress_gateway_trace"
-"""There only while the agent looks for what drops its probe."""
+"""Table that exists only while the agent searches for the rule that drops its probe."""
 FENCE_TICKETS = "tickets"
 FENCE_OPEN4 = "open4"
 FENCE_OPEN6 = "open6"
-"""The fence's sets: their elements are the lease daemon's, and come and go with each heartbeat. The agent makes the
-sets and the daemon fills them. Either may be of another version while it is updated, so these names do not change."""
+"""The fence's sets: the lease daemon adds and removes their elements with each heartbeat. The agent makes the sets and
+the daemon fills them. During an update the two may have different versions, so these names do not change."""
 
 STALE_GROUP = 0xE96B
 """Number of the packet log (nfnetlink_log) that reports connections with the mark :attr:`MarkLayout.stale`."""
@@ -91,8 +91,8 @@ PROBE_NUMBERS = 0x65677750726F6265
 """Sequence and acknowledgement number of a probe, a TCP packet that opens a connection: in others the second is 0."""
 
 TEST_DEVICE, TEST_PEER = "egwtest", "egwtesp"
-"""Names, before a number, of the two ends of the veths of ``egressctl test``: the interfaces of pods that are not
-there. Not of :data:`DEVICE_PREFIX`: what comes by such an interface comes out of a tunnel."""
+"""Names, before a number, of the two ends of the veths of ``egressctl test``, which represent pods. Without
+:data:`DEVICE_PREFIX`: packets by an interface with that prefix count as packets out of a tunnel."""
 TEST4, TEST6 = "169.254.233.{}", "fde2:8fff:671d:eb::{:x}"
 """Addresses of these pods, from :data:`TEST_FIRST` on."""
 TEST_FIRST = 16
@@ -151,17 +151,17 @@ def node_mac(address: str) -> str:
 
 
 def inner(address: str, family: int, synced: bool = False) -> str:
-    """Return the source of what the node with this tunnel address sends into a tunnel: replies are routed by it.
+    """Return the source of packets that the node with this tunnel address sends into a tunnel: it routes the replies.
 
-    ``family`` (4 or 6) is of the packet inside; ``synced``: it goes to an egress IP whose connections are synced, and
-    those are distinguished by this address. The IPv4 one is the node's own if it has one, synced ones are 27
-    bits of it; else 27 bits of a hash, never broadcast. The IPv6 one is always 64 bits of a hash: nodes need no IPv6
-    address.
+    ``family`` (4 or 6) is of the packet inside; ``synced``: the packet goes to an egress IP whose connections are
+    synced, which this source distinguishes. The IPv4 source is the node's own IPv4 address if it has one; if synced, 27
+    bits of it; else 27 bits of a hash, never broadcast. The IPv6 source is always 64 bits of a hash: nodes need no
+    IPv6 address.
     """
     digest = hashlib.sha256(f"inner {address}".encode()).digest()
     if family == 6:
         groups = (int.from_bytes(digest[place : place + 2], "big") for place in (0, 2, 4, 6))
-        # Without zeros there is one way to write it: what the kernel has is compared as text.
+        # Without zeros an address has one form only: addresses of the kernel are compared as text.
         return f"{SYNCED6 if synced else INNER6}:" + ":".join(f"{group or 1:x}" for group in groups)
     if ":" in address:
         host = int.from_bytes(digest[:4], "big")
@@ -179,8 +179,8 @@ class MarkLayout:
 
     ``mask`` is one run of at least 4 set bits. In a connection mark its highest bit says *came out of a tunnel*, in a
     packet mark *leaves by its gateway's own routing*; the others hold a slot or ``reply``. Between the bridge and the
-    inet table all bits together hold a policy set. What came out of a tunnel is a connection of ours alone: if the
-    mask has too few numbers for the tunnels, its mark has bits outside of the mask, too.
+    inet table all bits together hold a policy set. No other program marks a connection out of a tunnel: if the mask has
+    too few numbers for the tunnels, the mark of such a connection has bits outside of the mask, too.
     """
 
     mask: int
@@ -213,7 +213,7 @@ class MarkLayout:
 
     @property
     def inlets(self) -> int:
-        """Tunnels of which this node takes packets in are numbered 1 to this."""
+        """Tunnels whose packets this node takes in are numbered 1 to this."""
         return self.numbers << (32 - bin(self.mask).count("1"))
 
     @property
@@ -223,7 +223,7 @@ class MarkLayout:
 
     @property
     def stale(self) -> int:
-        """The connection came out of a tunnel and cannot go on with the address that it has: it is to be forgotten."""
+        """The connection came out of a tunnel and cannot continue with its address: the agent deletes it."""
         return self.tunneled | self.reply
 
     def policy_set(self, value: int) -> int:
@@ -235,7 +235,7 @@ class MarkLayout:
         return value << self.shift
 
     def taken_in(self, value: int) -> int:
-        """Return the connection mark of what came out of tunnel ``value`` (1 to :attr:`inlets`).
+        """Return the mark of connections out of tunnel ``value`` (1 to :attr:`inlets`).
 
         Its bits in the mask are never 0 or ``stale``. Raises :class:`ValueError` for another number.
         """

@@ -106,7 +106,7 @@ def _routes(ipr: Any, family: int, names: dict[int, str]) -> Iterator[Route]:
 
 
 def _name(index: int | None, names: dict[int, str]) -> str:
-    """Return the name of an interface, which may be none of ours; empty if it is gone."""
+    """Return the name of an interface, ours or not; empty if the interface is gone."""
     if index is None or index in names:
         return names.get(index or 0, "")
     try:
@@ -132,9 +132,9 @@ def _rules(ipr: Any, family: int) -> Iterator[Rule]:
 
 
 def apply(changes: Sequence[Change]) -> dict[Change, KernelError]:
-    """Make the changes, in their order, and return those that the kernel refuses: they do not hold up the others.
+    """Make the changes, in their order. Return those that the kernel refuses; the others are made all the same.
 
-    An object that is gone already needs no deleting. Raises KernelError if the kernel does not answer.
+    Deleting an object that is gone already is no refusal. Raises KernelError if the kernel does not answer.
     """
     if not changes:
         return {}
@@ -169,7 +169,7 @@ def _apply_one(ipr: Any, change: Change) -> int:
         code = error.code if isinstance(error, NetlinkError) else error.errno or errno.EIO
         if change.action == "delete" and code in GONE:
             return 0
-        # All else is replaced; a rule can only be added, and one that is there already is as good.
+        # All other objects are replaced. A rule can only be added; an equal rule that exists already serves as well.
         if change.action == "put" and isinstance(change.target, Rule) and code == errno.EEXIST:
             return 0
         return int(code)

@@ -1,6 +1,6 @@
 """Requests for each kind of object but neighbour and forwarding entries, on an open pyroute2 socket.
 
-They raise what pyroute2 and the system raise; :mod:`cni.kernel.rtnl` translates that.
+The functions raise the errors of pyroute2 and the system; :mod:`cni.kernel.rtnl` translates these.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def index_of(device: str) -> int:
     try:
         return socket.if_nametoindex(device)
     except OSError as error:
-        # Python gives this error no number.
+        # pyroute2 raises this error without a number.
         raise OSError(errno.ENODEV, f"no interface {device}") from error
 
 
@@ -48,7 +48,7 @@ def _put_vxlan(ipr: Any, device: Vxlan) -> None:
         index = index_of(device.name)
         # On a device with an MTU too small for it the kernel has no IPv6, and no settings of it.
         if has_ipv6() and device.mtu >= ids.IPV6_MIN_MTU:
-            # Before it goes up: what would announce itself does so at that moment.
+            # Before the device goes up: at that moment it would announce itself.
             _put_setting(ipr, Setting(device.name, "ipv6", "disable_ipv6", "1"))
     ipr.link("set", index=index, mtu=device.mtu, ifalias=device.alias, state="up" if device.up else "down")
 

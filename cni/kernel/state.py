@@ -32,7 +32,7 @@ class Vxlan:
 
     @property
     def identity(self) -> Key:
-        """Fields that stay while the device exists; with another MAC the kernel would forget all neighbours."""
+        """Fields that cannot change while the device exists; with another MAC the kernel would drop all neighbours."""
         return (self.name, self.vni, self.local, self.port, self.mac)
 
     def __str__(self) -> str:

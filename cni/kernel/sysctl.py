@@ -6,5 +6,5 @@ import os
 from pathlib import Path
 
 PROC_SYS_NET = Path(os.environ.get("PROC_SYS_NET", "/proc/sys/net"))
-"""A container sees ``/proc/sys`` read-only; one that may write has the directory at another place, which
-the variable names. Either shows the network namespace of the process that reads it."""
+"""A container sees ``/proc/sys`` read-only. If it may write, the directory is at another path, which the variable
+names. Both paths show the network namespace of the process that reads them."""

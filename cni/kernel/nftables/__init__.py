@@ -1,1 +1,1 @@
-"""Nftables tables: by the program ``nft`` as text, and by netlink for what must be quick."""
+"""Nftables tables: as text by the program ``nft``, and by netlink for operations that must be quick."""

@@ -1,4 +1,4 @@
-"""nftables transactions by hand, for what must be quick: some messages, one system call, under 0.1 ms.
+"""Hand-written nftables transactions, for changes that must be quick: some messages, one system call, under 0.1 ms.
 
 ``nft`` takes some milliseconds to start. This module writes elements of existing sets; tables are made by
 :mod:`cni.kernel.nftables.nft`.
@@ -43,8 +43,8 @@ class TransactionSocket(Socket):
     def commit(self, requests: Sequence[Request]) -> tuple[int, ...]:
         """Make one transaction. Return the error number of each request; with any but 0, nothing was changed.
 
-        It does not block, but waits in the kernel while another program's transaction is being made. Raises OSError
-        if the transaction failed as a whole.
+        The call waits in the kernel only while another program's transaction is being made. Raises OSError if the
+        transaction failed as a whole.
         """
         subsystem = NFGENMSG.pack(NetfilterHeader(resource=NFNL_SUBSYS_NFTABLES))
         begin = Request(NFNL_MSG_BATCH_BEGIN, 0, subsystem)
@@ -72,7 +72,7 @@ class TransactionSocket(Socket):
 def elements(table: str, name: str, keys: Iterable[bytes], lifetime_ms: int = 0) -> bytes:
     """Return the body of a message about elements of the set ``name`` in a ``netdev`` table.
 
-    ``lifetime_ms``: milliseconds from the transaction on after which they expire; 0 says nothing about it.
+    ``lifetime_ms``: milliseconds from the transaction on after which the elements expire; 0: not given.
     """
     items = [nested(NFTA_LIST_ELEM, _element(key, lifetime_ms)) for key in keys]
     return NFGENMSG.pack(

@@ -1,4 +1,4 @@
-"""Transactions on the network namespace's nftables, made by any program: each has a number, one more than the last."""
+"""Transactions of any program on the network namespace's nftables. Each has a number, one more than the previous."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..netlink.netlink_socket import Socket
 BUFFER_BYTES = 64 << 20
 """Room for notifications that wait: of some 100,000 elements."""
 NOTIFICATION_TIMEOUT_S = 1.0
-"""Seconds after which the notification of a transaction that has been made is taken for lost."""
+"""Seconds after which the notification of a completed transaction counts as lost."""
 
 
 class TransactionCounter:
@@ -63,7 +63,7 @@ class TransactionCounter:
                     if message.kind != NFT_MSG_NEWGEN:
                         touched = touched or self._touches(message)
                         continue
-                    # Notifications come from before the first look, too.
+                    # There are notifications of transactions before the first look, too.
                     number = _number(message.body)
                     count += touched and _after(number, self._begin)
                     touched = False

@@ -1,6 +1,6 @@
 """nft's own library, in this process: its netlink socket stays open from one command to the next.
 
-A process of ``nft`` closes its socket when it ends, which holds up the lease daemon: :mod:`..netlink.netfilter`.
+A process of ``nft`` closes its socket when it ends, which delays the lease daemon: :mod:`..netlink.netfilter`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Commands:
         library.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
         library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
         self._library = library
-        # Of glibc alone.
+        # Only glibc has this function.
         self._trim = getattr(library, "malloc_trim", None)
         self._lock = threading.Lock()
         before = _descriptors()
@@ -53,7 +53,7 @@ class Commands:
         return output.decode(errors="replace")
 
     def _give_back(self) -> None:
-        """Return to the system what the library has freed: with thousands of elements that is tens of MiB."""
+        """Return the library's freed memory to the system: with thousands of elements, tens of MiB."""
         if self._trim is not None:
             self._trim(ctypes.c_size_t(0))
 

@@ -1,21 +1,21 @@
 """nftables tables by text: the only place that runs ``nft``, or its library.
 
 Theory of operation. A table carries a stamp: an empty chain whose name holds two hashes, of the text that was applied
-and of what the kernel had right after (:mod:`cni.kernel.nftables.table_digest`). So any process can find out later
-whether a table is as a text made it:
+and of the kernel's table right after (:mod:`cni.kernel.nftables.table_digest`). So any process can find out later if a
+table is still as a text made it:
 
 * The first hash is that of the wanted text, and the second that of the kernel's table: nothing is done.
 * Only the second hash is right: nothing but our programs has changed the table. If this process knows the text that
   was applied, the table is updated in place, in three transactions (:mod:`cni.kernel.nftables.update`). If not,
   another version of the program has made the table, and it is replaced in two transactions that keep the sets with
-  time-outs: the lease daemon goes on through the update of the agent, and its leases stay in the fence.
+  time-outs: the lease daemon continues during the update of the agent, and its leases stay in the fence.
 * There is no stamp: a process of ours ended in the middle of a change. The table is replaced in the same way.
-* Anything else: another program has changed the table. It is replaced whole: elements that a restored dump has brought
-  may be those of a lease that has ended.
+* Anything else: another program has changed the table. It is replaced whole: the elements of a restored dump may belong
+  to a lease that has ended.
 
-Elements of sets with time-outs are written at run time, come and go, and do not count. Each change is watched
-(:mod:`cni.kernel.nftables.generation`): if another program has made a transaction at the same time, its change could
-be in what the second hash is made of, so the change is made again.
+Elements of sets with time-outs are written and removed at run time, and do not count. Each change is watched
+(:mod:`cni.kernel.nftables.generation`): if another program has made a transaction at the same time, the second hash
+could include its change, so our change is made again.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ STAMP = "stamp_"
 """The names of those chains begin with it."""
 FOREIGN = "changed by another program"
 MAX_TRIES = 3
-"""Attempts at a change while other programs change nftables in the same moment."""
+"""Attempts at a change while other programs change nftables at the same time."""
 LARGE = 1 << 20
-"""Characters of a text from which on another process reads it."""
+"""Length of a text, in characters, from which on ``nft`` runs as another process."""
 _library: list[libnftables.Commands] = []
 """nft's library, if this process keeps it."""
 _applied: dict[tuple[str, ...], str] = {}
-"""The text that is in force, as far as this process knows, by the tables that it is about."""
+"""The applied text, as far as this process knows, by the tables of the text."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class _Found:
 
 
 def ensure(text: str) -> tuple[str, ...]:
-    """Apply ``text`` if one of its tables is not as the text makes it. Return which tables, and why.
+    """Apply ``text`` if one of its tables is not as the text makes it. Return each such table with the reason.
 
     ``text`` is one transaction; each of its tables is removed by a line ``delete table FAMILY NAME`` and, if it
     should exist, made by one ``table FAMILY NAME {``. Raises :class:`KernelError`.
@@ -89,20 +89,20 @@ def ensure(text: str) -> tuple[str, ...]:
 
 
 def missing(text: str) -> tuple[str, ...]:
-    """Return which tables are not as ``text`` makes them, and why. Changes nothing. Raises :class:`KernelError`."""
+    """Return each table that is not as ``text`` makes it, with the reason. Changes nothing. Raises KernelError."""
     found = _inspect(text)
     return tuple(f"nftables table {table}: {each.problem}" for table, each in found.items() if each.problem)
 
 
 def remember(text: str) -> None:
-    """Take ``text`` for what an earlier process has applied: :func:`ensure` then updates its tables in place."""
+    """Record that an earlier process has applied ``text``: :func:`ensure` then updates its tables in place."""
     _applied[tuple(_replaced(text))] = text
 
 
 def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
     """Make the transaction and stamp its tables. Raises :class:`KernelError`.
 
-    ``steps``: transactions that come to the same; None: ``text`` itself.
+    ``steps``: transactions with the same result; None: ``text`` itself.
     """
     for _ in range(MAX_TRIES):
         transactions = (text,) if steps is None else ("".join(_stamp_removals(text)), *steps)
@@ -111,7 +111,7 @@ def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
                 run("-f", "-", text=transaction)
             remember(text)
             stamps = _stamps(text)
-            # Else another program's change may be in the listing: it would pass for ours.
+            # Else the listing may have another program's change, which would count as ours.
             alone = watch.transactions() == len(list(filter(None, transactions)))
         if alone:
             if stamps:
@@ -154,7 +154,7 @@ def stay() -> None:
 def run(*arguments: str, text: str = "") -> str:
     """Return the output of ``nft`` with these arguments and ``text`` on its standard input. Raises KernelError.
 
-    A process that stays runs no ``nft`` for it, unless the text is so large that the library's memory would stay large.
+    After :func:`stay` the library runs the text, unless it is so large that the library's memory would stay large.
     """
     if _library and len(text) <= LARGE and arguments != ("--version",):
         if arguments == ("-f", "-"):

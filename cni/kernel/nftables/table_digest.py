@@ -1,8 +1,8 @@
 """The content of an nftables table as one number: straight from the kernel, without ``nft``.
 
 ``nft list`` reads everything within one generation of the ruleset, and begins anew when there is another. A lease
-daemon makes forty a second, and rules fill sets with thousands of connections: then a listing may take seconds. Here
-each part is read by itself, and sets with time-outs, which are written at run time and do not count, are not read.
+daemon makes forty a second, and rules fill sets with thousands of connections: then a listing may take seconds. This
+module reads each part separately. It does not read sets with time-outs: these are written at run time and do not count.
 
 Layout: linux/netfilter/nf_tables.h.
 """
@@ -132,7 +132,7 @@ def _read(kernel: Socket, family: int, name: str, mark: bytes) -> Table:
             parts += sorted(item for elements in lists for item in _values(elements))
     digest = hashlib.sha256()
     for part in parts:
-        # Each with its length: the end of one must not pass for the beginning of the next.
+        # Each with its length: the end of one part must not count as the beginning of the next one.
         digest.update(struct.pack("=I", len(part)) + part)
     return Table(digest.hexdigest()[:16], tuple(marks), tuple(chains), tuple(sets))
 

@@ -1,12 +1,12 @@
-"""From one nftables text to another, without disturbing what both have. Pure.
+"""The update from one nftables text to another, without a disturbance of their common parts. Pure.
 
 Theory of operation. Replacing a table whole costs packets: while the kernel commits, a packet that passes through the
 old rules finds the old maps empty already, or the new ones not filled yet. So an update makes three transactions: the
 new blocks, to which no rule leads yet; the change of the blocks that both texts have; the removal of the blocks to
 which no rule leads any more. A new base chain is part of the second, since packets reach it as soon as it exists.
 
-A table whose text is not known, as that of another version, is replaced. Its interval maps come first then, in a
-transaction of their own (:func:`preparation`): the kernel fills those last.
+A table whose text is not known, as that of another version, is replaced. Then the new interval maps come first, in a
+transaction of their own (:func:`preparation`), because the kernel fills interval maps last.
 
 A set with time-outs holds elements that are written at run time: by the lease daemon, or by rules. They stay as long
 as both texts have the set, also if the table is replaced (:func:`replacement`).
@@ -86,9 +86,9 @@ def update(before: str, after: str) -> tuple[str, ...] | None:
 def preparation(text: str, table: str, chains: Iterable[str], sets: Iterable[tuple[str, str, bool]]) -> str:
     """Return the transaction that adds the interval maps of ``text`` to a table that :func:`replacement` replaces.
 
-    Their names say what they hold, so no rule of the table leads to them yet. The kernel fills an interval map a moment
-    after the transaction that makes it has begun to count: packets would find nothing in it, and be dropped. The chains
-    that they lead to are added empty. ``chains``, ``sets``: see :func:`replacement`.
+    A map is named by its content, so no rule of the table leads to the new maps yet. The kernel fills an interval map a
+    moment after its transaction has taken effect: packets would find nothing in the map, and be dropped. The chains of
+    the maps are added empty. ``chains``, ``sets``: see :func:`replacement`.
     """
     there = {*chains, *(name for _, name, _ in sets)}
     maps = {name: body for name, body in _interval_maps(text, table).items() if name not in there}
