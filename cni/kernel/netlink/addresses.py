@@ -32,7 +32,7 @@ class Address:
     index: int
     """The interface's number."""
     scope: int
-    """An IPv4 address of scope 0 may be chosen as the source of anything."""
+    """The kernel may choose an IPv4 address of scope 0 as the source of any packet."""
     ours: bool
     """True if the address has the protocol :data:`cni.kernel.ids.ADDRESS_PROTOCOL`."""
     secondary: bool = False
@@ -40,7 +40,7 @@ class Address:
 
     @property
     def interface(self) -> str:
-        """The interface's name; empty if the interface has gone meanwhile."""
+        """The interface's name; empty if the interface has vanished since."""
         try:
             return socket.if_indextoname(self.index)
         except OSError:
@@ -48,7 +48,7 @@ class Address:
 
 
 def observe(kernel: Socket, only: Iterable[str] = (), index: int = 0) -> Iterator[Address]:
-    """Yield all addresses of the machine, or those that are in ``only``, or those on interface ``index``.
+    """Yield all addresses of the machine; only those in ``only``, or on interface ``index``, if given.
 
     Raises :class:`KernelError`.
     """
@@ -63,7 +63,7 @@ def _listed(kernel: Socket, wanted: set[bytes], index: int) -> Iterator[Address]
         body = message.body
         if message.kind != RTM_NEWADDR or (index and IFADDRMSG.read(body).interface != index):
             continue
-        # Most are none of these: a look at the bytes is enough to know.
+        # Most addresses are not in ``only``: a comparison of the bytes is enough.
         if not wanted or any(address in body for address in wanted):
             found = _parsed(body)
             if found and (not wanted or packed(found.address) in wanted):
@@ -84,7 +84,7 @@ def foreign(addresses: Iterable[str]) -> dict[str, str]:
 
 
 def packed(address: str) -> bytes:
-    """Return the bytes of an address. Raises :class:`KernelError` if it is none."""
+    """Return the bytes of an address. Raises :class:`KernelError` for another text."""
     try:
         return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
     except (OSError, ValueError) as error:

@@ -38,16 +38,16 @@ from .netlink_socket import Socket, error_code
 
 Entry = Union[Fdb, Neighbour]
 MAX_SINGLE_DUMPS = 8
-"""Devices that are asked for one by one; more are asked for by one dump of all."""
+"""Devices that are listed one by one; if there are more, one listing has all devices."""
 BATCH = 100
-"""Requests in one system call: their acknowledgements must find room in the socket."""
+"""Requests in one system call: the socket must have room for their acknowledgements."""
 
 
 def neighbours(version: int, names: Mapping[int, str]) -> Iterator[Neighbour]:
     """Yield the permanent neighbour entries of some devices. Raises OSError.
 
     ``version``: of IP, 4 or 6. ``names``: of the devices, by number. During a handover the lease daemon makes an entry
-    incomplete, so that packets wait in its queue: that one counts as well.
+    incomplete, so that packets wait in its queue: such an entry counts as well.
     """
     for header, found in _listed(FAMILIES[version], names):
         held = header.state & NUD_INCOMPLETE and found.get(NDA_PROTOCOL, b"")[:1] == bytes([ids.PROTOCOL])
@@ -85,7 +85,7 @@ def listed(
 def change(changes: Sequence[tuple[str, Entry]]) -> list[int]:
     """Make changes (``put`` or ``delete``, and the entry) in order. Return an error number for each; 0: it is made.
 
-    The changes behind one that failed are made all the same. Raises OSError if the kernel does not answer.
+    If a change fails, the following ones are made all the same. Raises OSError if the kernel does not answer.
     """
     codes: list[int] = []
     indices = _indices({entry.device for _, entry in changes})

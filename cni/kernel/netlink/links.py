@@ -1,4 +1,4 @@
-"""Interfaces and the tags of pods, without pyroute2: this is done at each pod start, and a node may have hundreds.
+"""Interfaces and the tags of pods, without pyroute2: this runs at each pod start, and a node may have many interfaces.
 
 All functions raise :class:`~cni.kernel.errors.KernelError`.
 """
@@ -96,7 +96,7 @@ def vxlan_of(flags: int, found: Mapping[int, bytes]) -> Vxlan | None:
     if decoded(info.get(IFLA_INFO_KIND, b"")) != "vxlan":
         return None
     data = attributes(info.get(IFLA_INFO_DATA, b""))
-    # A device that learns is none of ours, whatever its name: as one of another port it is made anew.
+    # A device that learns is not ours, whatever its name: it is made anew, like one with another port.
     learns = any(data.get(IFLA_VXLAN_LEARNING, b""))
     return Vxlan(
         name=name_of(found),
@@ -133,12 +133,12 @@ def host_veths(netns: str, names: Iterable[str]) -> HostVeths:
     """Return the veths of this network namespace whose peer is in the pod's, by the index of the peer.
 
     ``netns``: path of the pod's network namespace. The names in the CNI result do not decide: a node's own interface
-    may be a veth too, and a result may leave one out. ``names``, the interfaces that the result names outside of the
-    pod, count only if the path leads nowhere from here: then the veths among them are returned.
+    may be a veth too, and a result may omit a veth. ``names``, the interfaces that the result names outside of the
+    pod, count only if the path cannot be opened from here: then the veths among them are returned.
     """
     with Socket() as kernel:
         try:
-            # A path may lead to anything, and nothing here may wait for the other end of a pipe.
+            # The path may lead to any file, and this function must not wait for the other end of a pipe.
             pod = os.open(netns, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 number = _namespace_number(kernel, pod)
@@ -190,7 +190,7 @@ def _peer(kernel: Socket, number: int, index: int, link: Mapping[int, bytes]) ->
             return ""
         raise refused("looking at a pod's peer", error.errno or errno.EIO) from error
     found = IFINFOMSG.attributes(answer)
-    # The index is of the namespace that the peer is in, which need not be this one: so the peer must say the same.
+    # The index belongs to the namespace of the peer, which may be another one: so the peer must name this index.
     back = found.get(IFLA_LINK), found.get(IFLA_LINK_NETNSID)
     is_mutual = back == (struct.pack("=i", index), struct.pack("=i", number))
     return name_of(found) if _is_veth(found) and is_mutual else ""
@@ -214,7 +214,7 @@ def tag(device: str, group: int) -> None:
     wanted = attribute(IFLA_GROUP, struct.pack("=I", group))
     try:
         with Socket() as kernel:
-            # By name: between looking up an index and using it the interface could be another one.
+            # By name: after a look-up of the index, the index could belong to another interface.
             body = IFINFOMSG.pack(ANY_LINK, messages.text(IFLA_IFNAME, device), wanted)
             kernel.request(RTM_SETLINK, NLM_F_ACK, body)
     except OSError as error:
@@ -233,5 +233,5 @@ def _link(kernel: Socket, device: str) -> dict[int, bytes] | None:
 
 
 def _code(error: OSError, device: str) -> int:
-    """Return the error's number; ENODEV for a name that no interface can have, which the kernel calls malformed."""
+    """Return the error's number; ENODEV for an impossible interface name, which the kernel calls malformed."""
     return errno.ENODEV if not 0 < len(device) < IFNAMSIZ else error.errno or errno.EIO

@@ -40,7 +40,7 @@ class Message(NamedTuple):
     kind: int
     flags: int
     sequence: int
-    """Number of the request that it answers; 0: it answers none."""
+    """Number of the request that the message answers; 0: none."""
     body: bytes
 
 
@@ -133,7 +133,7 @@ class Layout(Generic[H]):
         return self._header(*self._struct.unpack_from(body))
 
     def attributes(self, body: bytes) -> dict[int, bytes]:
-        """Return what follows the header, as :func:`attributes`."""
+        """Return the attributes after the header, as :func:`attributes`."""
         return attributes(body[self.size :])
 
 
@@ -155,7 +155,7 @@ def encode(request: Request, flags: int, sequence: int) -> bytes:
 
 
 def split(data: bytes) -> Iterator[Message]:
-    """Yield the messages of what one ``recv`` gave, up to the first that is malformed."""
+    """Yield the messages in the bytes of one ``recv``, up to the first malformed one."""
     offset = 0
     while offset + NLMSGHDR.size <= len(data):
         length, kind, flags, sequence, _ = NLMSGHDR.unpack_from(data, offset)
@@ -181,7 +181,7 @@ def text(kind: int, value: str) -> bytes:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """Return values by type, without the flags in the two highest bits of a type; of one type the last one counts."""
+    """Return values by type, without the flags in the two highest bits of a type; the last value of a type counts."""
     return dict(sequence(data))
 
 
@@ -202,7 +202,7 @@ def sequence(data: bytes) -> list[tuple[int, bytes]]:
 def first(data: bytes, kind: int) -> bytes:
     """Return the value of the first attribute of this type; empty if there is none.
 
-    What is looked for in each of a hundred thousand connections is among their first attributes.
+    In a listing of a hundred thousand connections, the wanted attribute is among the first ones of each.
     """
     offset, last = 0, len(data) - 4
     while offset <= last:
@@ -238,7 +238,7 @@ def decoded(value: bytes, errors: str = "replace") -> str:
 
 
 def address(raw: bytes) -> str:
-    """Return the IP address with these bytes; empty if they are none."""
+    """Return the IP address with these bytes; empty if the bytes are no address."""
     family = ADDRESS_FAMILIES.get(len(raw))
     return socket.inet_ntop(family, raw) if family else ""
 

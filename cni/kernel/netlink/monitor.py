@@ -1,7 +1,7 @@
 """Changes in the kernel as small plain events, read without blocking.
 
-The headers are read by hand: an agent's event loop gets an event for every neighbour of a busy node, and most are
-none of its business.
+The headers are parsed by hand: an agent's event loop gets an event for every neighbour of a busy node, and needs few of
+these events.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ CHANGE_ATTRIBUTES = 2
 """Number of attributes of a message about one changed setting: the interface and the value."""
 OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY, ids.NFT_FENCE, ids.NFT_GUARD)
 LEASES = (ids.FENCE_TICKETS, ids.FENCE_OPEN4, ids.FENCE_OPEN6)
-"""Sets of the fence that the lease daemon writes with each heartbeat: no news."""
+"""Sets of the fence that the lease daemon writes with each heartbeat: their changes are no events."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something has changed: any link, address, default route or setting; of all other objects only ours."""
+    """A change of any link, address, default route or setting, or of another object of ours."""
 
     kind: str
     """``link``, ``address``, ``uplink`` (a default route of another program), ``route``, ``neighbour``, ``rule``,
@@ -84,7 +84,7 @@ class Event:
 
     @property
     def ours(self) -> bool:
-        """Return True if the event may have changed what :func:`cni.datapath.reconcile.ensure` looks after."""
+        """Return True if the event may concern an object that :func:`cni.datapath.reconcile.ensure` maintains."""
         others = ("link", "address", "uplink", "setting")
         return self.kind not in others or self.device.startswith(ids.DEVICE_PREFIX)
 
@@ -107,7 +107,7 @@ class Monitor:
         self._socket.close()
 
     def read(self) -> list[Event]:
-        """Return all that waits, without blocking; equal events are one. Raises OSError."""
+        """Return all waiting events, without blocking; equal events are merged. Raises OSError."""
         events: dict[Event, None] = {}
         while True:
             try:

@@ -50,10 +50,10 @@ class Neighbours:
     def queue(self, device: str, family: int = 4) -> None:
         """Queue packets into a tunnel in the kernel until :meth:`set_master` says where they go.
 
-        The kernel keeps what waits for an incomplete entry, and with no timer of its own running the entry stays so.
-        Raises :class:`KernelError`.
+        The kernel keeps packets that wait for an incomplete entry. No timer of the kernel runs, so the entry stays
+        incomplete. Raises :class:`KernelError`.
         """
-        # The kernel's default, 200 kB, is what a hundred packets of busy connections take.
+        # The kernel's default, 200 kB, has room for a hundred packets of busy connections.
         with contextlib.suppress(OSError):
             path = PROC_SYS_NET / f"ipv{family}" / "neigh" / device / "unres_qlen_bytes"
             path.write_text(str(MAX_QUEUE_BYTES))

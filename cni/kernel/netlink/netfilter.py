@@ -1,11 +1,11 @@
-"""Netfilter's netlink sockets, which a process that stays does not close.
+"""Netfilter's netlink sockets, which a long-running process does not close.
 
 Theory of operation. When any such socket closes, whatever it was used for, the kernel takes the lock of all nftables
-transactions of the network namespace, and waits with it until what earlier transactions have deleted is freed
-(``nft_rcv_nl_event()``, seen on Linux 6.18): one grace period of RCU, some 20 ms, and hundreds of milliseconds on a
-busy machine, since threads without real-time priority end it. The lease daemon refreshes the fence by such
-transactions: it would wait for as long, and the fence could close meanwhile. So an agent calls :func:`stay`, and keeps
-its sockets.
+transactions of the network namespace. It holds the lock until the objects that earlier transactions have deleted are
+freed (``nft_rcv_nl_event()``, seen on Linux 6.18). That takes one grace period of RCU: some 20 ms, and hundreds of
+milliseconds on a busy machine, since threads without real-time priority end the period. The lease daemon refreshes the
+fence by such transactions: it would wait for as long, and the fence could close. So an agent calls :func:`stay`, and
+keeps its sockets.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _stays = threading.Event()
 
 
 def stay() -> None:
-    """Keep sockets open from now on. For a process that stays in one network namespace."""
+    """Keep sockets open from now on. For a process that runs long, in one network namespace."""
     _stays.set()
 
 
@@ -48,7 +48,7 @@ def opened() -> Iterator[Socket]:
     try:
         yield netlink
     except OSError as error:
-        # Behind another error there may be answers that were not read.
+        # After another error there may be unread answers.
         _finish(netlink, stays() and error.errno == errno.ENOENT)
         raise
     except BaseException:
@@ -65,7 +65,7 @@ def _finish(netlink: Socket, keep: bool) -> None:
 
 
 def watch(groups: Iterable[int], buffer_bytes: int, timeout_s: float) -> Socket:
-    """Return a socket that receives what the kernel sends to these groups. Raises OSError."""
+    """Return a socket that receives the kernel's messages to these groups. Raises OSError."""
     netlink = _kept.watchers.pop() if _kept.watchers else Socket(NETLINK_NETFILTER)
     netlink.set_timeout(timeout_s)
     netlink.subscribe(groups, buffer_bytes)
@@ -73,7 +73,7 @@ def watch(groups: Iterable[int], buffer_bytes: int, timeout_s: float) -> Socket:
 
 
 def unwatch(netlink: Socket, groups: Iterable[int]) -> None:
-    """Return a socket of :func:`watch`: it receives nothing more."""
+    """Give back a socket of :func:`watch`: it receives no further messages."""
     if not stays():
         netlink.close()
         return

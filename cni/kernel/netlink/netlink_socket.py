@@ -1,4 +1,4 @@
-"""One netlink socket for all that is written by hand: requests, listings, transactions and events."""
+"""One netlink socket for all hand-written netlink: requests, listings, transactions and events."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .messages import Message, Request, encode, signed, split
 S = TypeVar("S", bound="Socket")
 
 MAX_DUMPS = 3
-"""Attempts at a listing whose objects change meanwhile."""
+"""Attempts at a listing whose objects change during the listing."""
 RECEIVE_BYTES = 1 << 17
 """The kernel sends at most 32 KiB at once, and 64 KiB of an interface with many virtual functions."""
 
@@ -40,7 +40,7 @@ class Socket:
     def __init__(
         self, family: int = NETLINK_ROUTE, strict: bool = False, timeout_s: float | None = None
     ) -> None:
-        """``strict``: the kernel lists only what the header of a request names; else it lists all.
+        """``strict``: the kernel lists only the objects that the header of a request names; else it lists all.
 
         ``timeout_s``: seconds after which waiting for a message is a :class:`TimeoutError`; None: never.
         """
@@ -62,7 +62,7 @@ class Socket:
         self.close()
 
     def close(self) -> None:
-        """Close the socket; with it its subscriptions end."""
+        """Close the socket; its subscriptions end."""
         self._socket.close()
 
     def fileno(self) -> int:
@@ -74,10 +74,10 @@ class Socket:
         self._socket.settimeout(seconds)
 
     def subscribe(self, groups: Iterable[int], buffer_bytes: int) -> None:
-        """Receive from now on what the kernel sends to these multicast groups.
+        """Receive the kernel's messages to these multicast groups from now on.
 
-        ``buffer_bytes``: what may wait to be received. Behind that, messages are lost, and :meth:`receive` fails once
-        with ENOBUFS.
+        ``buffer_bytes``: room for messages that wait to be received. Beyond, messages are lost, and :meth:`receive`
+        fails once with ENOBUFS.
         """
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
@@ -88,7 +88,7 @@ class Socket:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
 
     def unsubscribe(self, groups: Iterable[int]) -> None:
-        """Receive nothing more of these groups, and drop what waits to be received."""
+        """Leave these groups, and drop the messages that wait to be received."""
         for group in groups:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, group)
         self._socket.settimeout(0.0)
@@ -96,7 +96,7 @@ class Socket:
             pass
 
     def _drop_one(self) -> bool:
-        """Drop what one ``recv`` gives. Return False if nothing is there."""
+        """Drop the bytes of one ``recv``. Return False if no message waits."""
         try:
             self._socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
@@ -118,7 +118,7 @@ class Socket:
         return first
 
     def receive(self, wait: bool = True) -> list[Message]:
-        """Return what one ``recv`` gives. Raises :class:`BlockingIOError` if nothing is there and ``wait`` is False."""
+        """Return the messages of one ``recv``. Raises BlockingIOError if no message waits and ``wait`` is False."""
         return list(split(self._socket.recv(RECEIVE_BYTES, 0 if wait else socket.MSG_DONTWAIT)))
 
     def request(self, kind: int, flags: int, body: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Notifications from the kernel's packet log: a rule has logged a packet.
 
-The kernel sends what an nftables rule with ``log group N`` takes to the one socket that is bound to the group, and
-nothing if there is none.
+The kernel sends the packets of an nftables rule with ``log group N`` to the one socket that is bound to the group, if
+there is one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_DELAYED_PACKETS = 1
 
 
 class PacketLog(Socket):
-    """Give :meth:`fileno` to an event loop, then :meth:`read`."""
+    """A socket of the packet log: give :meth:`fileno` to an event loop, then :meth:`read`."""
 
     def __init__(self, group: int | None = None, copied_bytes: int = 0) -> None:
         """Bind a group, if one is given: see :meth:`bind`. Raises OSError."""
@@ -45,7 +45,7 @@ class PacketLog(Socket):
                 raise
 
     def bind(self, group: int, copied_bytes: int = 0) -> None:
-        """Receive what is logged with this group. Raises OSError if another program has it.
+        """Receive the packets that are logged with this group. Raises OSError if another program has the group.
 
         ``copied_bytes``: how much of each packet :meth:`packets` returns, from the IP header on.
         """
@@ -57,9 +57,9 @@ class PacketLog(Socket):
         )
 
     def unbind(self, group: int) -> None:
-        """Leave a group to other programs, and drop what waits to be received. Raises OSError.
+        """Release a group for other programs, and drop the messages that wait to be received. Raises OSError.
 
-        A process that stays does this instead of closing the socket: see :mod:`.netfilter`.
+        A long-running process does this instead of closing the socket: see :mod:`.netfilter`.
         """
         self._configure(group, attribute(NFULA_CFG_CMD, bytes([NFULNL_CFG_CMD_UNBIND])))
         self._socket.settimeout(0.0)
@@ -72,7 +72,7 @@ class PacketLog(Socket):
         self.request(NFULNL_MSG_CONFIG, NLM_F_ACK, body)
 
     def read(self) -> bool:
-        """Return True if anything was logged since the last call. Does not block. Raises OSError."""
+        """Return True if a packet was logged since the last call. Does not block. Raises OSError."""
         logged = False
         while True:
             try:

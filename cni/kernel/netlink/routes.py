@@ -1,4 +1,4 @@
-"""The machine's routes, by netlink alone: a node may have a full table of the Internet's."""
+"""The machine's routes, by netlink alone: a node may have all routes of the Internet."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class NextHop:
     main: bool
     """True if the route is in the main table."""
     metric: int
-    """The lowest one counts."""
+    """The lowest metric counts."""
     place: int
     """Among the route's next hops: the first one counts."""
     interface: str
     gateway: str
-    """The router's address; empty if the route is to what is on the link."""
+    """The router's address; empty if the destination is on the link."""
     length: int
     """Length of the route's prefix in bits; 0 for a default route."""
     prefix: int
-    """The bits of the prefix, and no others."""
+    """The bits of the prefix."""
 
 
 def next_hops() -> Iterator[NextHop]:
-    """Yield the next hops of every unicast route of the machine that is not ours, of the families that it has."""
+    """Yield the next hops of every unicast route of the machine that is not ours, of each IP version of the machine."""
     for version in FAMILIES:
         # ``/proc/net/ipv6_route`` does not serve: it mixes the routes of all tables.
         with contextlib.suppress(OSError), Socket() as kernel:
@@ -83,9 +83,9 @@ def lookup(kernel: Socket, destination: str, out_index: int = 0) -> dict[int, by
 def lookup_forwarded(
     kernel: Socket, destination: str, source: str, in_index: int, mark: int
 ) -> dict[int, bytes]:
-    """Return the attributes of the route of a packet that comes by the interface with this number, with this mark.
+    """Return the attributes of the route of a packet with this mark that comes by the interface with this number.
 
-    Raises OSError if there is no route, or if the kernel would not take the packet from there.
+    Raises OSError if there is no route, or if the kernel would refuse the packet from that interface.
     """
     family = FAMILIES[6 if ":" in destination else 4]
     to, by = socket.inet_pton(family, destination), socket.inet_pton(family, source)
@@ -110,12 +110,12 @@ def _of_route(version: int, length: int, found: Mapping[int, bytes]) -> Iterator
 
 
 def _hops(found: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield of each next hop the number of its interface and the bytes of its router's address, which may be none."""
+    """Yield for each next hop the number of its interface and the bytes of its router's address; empty: no router."""
     if RTA_OIF in found:
         yield integer(found[RTA_OIF]), found.get(RTA_GATEWAY, b"")
     hops = found.get(RTA_MULTIPATH, b"")
     while len(hops) >= RTNEXTHOP.size:
         header = RTNEXTHOP.read(hops)
         yield header.interface, RTNEXTHOP.attributes(hops[: header.length]).get(RTA_GATEWAY, b"")
-        # Aligned to four bytes, and never shorter than its head.
+        # A next hop is aligned to four bytes, and never shorter than its header.
         hops = hops[max(RTNEXTHOP.size, -(-header.length // 4) * 4) :]

@@ -1,4 +1,4 @@
-"""Programs by which the kernel chooses what a netlink socket gets: classic BPF, with look-ups of attributes."""
+"""Programs that filter the messages of a netlink socket in the kernel: classic BPF, with look-ups of attributes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ accumulator on; 0: there is none."""
 ATTRIBUTE_HEADER_BYTES = 4
 INSTRUCTION = struct.Struct("=HBBI")
 Instruction = tuple[int, int, int, int]
-"""Operation, how far to jump if true and if false, value."""
+"""Operation, length of the jump if true and if false, value."""
 
 
 def attach(receiver: socket.socket, program: Sequence[Instruction]) -> None:
-    """Let a socket get only what ``program`` lets through. Raises OSError."""
+    """Let a socket receive only the messages that ``program`` accepts. Raises OSError."""
     code = array.array("B", b"".join(INSTRUCTION.pack(*instruction) for instruction in program))
-    # struct sock_fprog: how many, and where they are.
+    # struct sock_fprog: number of instructions, and their address.
     receiver.setsockopt(
         socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), code.buffer_info()[0])
     )

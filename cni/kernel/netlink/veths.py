@@ -1,7 +1,7 @@
-"""The veths of pods that are not there: ``egressctl test`` sends as such a pod would, and answers come back to it.
+"""Veths that represent pods: ``egressctl test`` sends packets as a pod would, and receives the answers.
 
-Both ends are in this network namespace. What is sent by the one end arrives at the other as a pod's packet does. Routes
-and neighbour entries go with the veth.
+Both ends are in this network namespace. A packet that is sent by one end arrives at the other as a pod's packet does.
+Routes and neighbour entries vanish with the veth.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from .messages import IFINFOMSG, NDMSG, RTMSG, LinkHeader, NeighbourHeader, Rout
 from .netlink_socket import Socket
 
 MAC = bytes.fromhex("02e900000001")
-"""MAC of the pod that is not there: of neither end, so the kernel keeps what comes to it from its own stack."""
+"""MAC of the represented pod. It belongs to neither end, so the kernel's own stack does not accept packets to it."""
 MAX_VETHS = 200
 UP = LinkHeader(flags=IFF_UP, change=IFF_UP)
 
@@ -97,7 +97,7 @@ def remove(number: int) -> bool:
 
 
 def _make(kernel: Socket, veth: ProbeVeth, group: int) -> None:
-    # The group is there before the first packet: without one, the guard of unknown pods would judge it.
+    # The group is set before the first packet: without a group, the guard of unknown pods would drop the packet.
     peer = attribute(VETH_INFO_PEER, IFINFOMSG.pack(LinkHeader(), messages.text(IFLA_IFNAME, veth.peer)))
     info = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"veth"), nested(IFLA_INFO_DATA, peer))
     link = messages.text(IFLA_IFNAME, veth.device), attribute(IFLA_GROUP, struct.pack("=I", group))

@@ -1,4 +1,4 @@
-"""Connections as the kernel lists them: who opened one to whom, its mark, its key. And filters of a listing. Pure.
+"""Connections as the kernel lists them: source, destination, mark, key. And filters of a listing. Pure.
 
 Each entry of the connection table has two tuples: that of its first packet, and that of an answer. Behind a DNAT the
 source of an answer is another address than the destination of the first packet, behind an SNAT the destination of an
@@ -40,7 +40,7 @@ _FLAGS = {CTA_TUPLE_ORIG: CTA_FILTER_ORIG_FLAGS, CTA_TUPLE_REPLY: CTA_FILTER_REP
 
 
 class Connection:
-    """One listed connection. Its parts are read when they are asked for: of most only one is."""
+    """One listed connection. A part is parsed when it is read: of most connections only one part is read."""
 
     def __init__(self, body: bytes) -> None:
         """Raise OSError (EBADMSG) if the body of the message has no header."""
@@ -78,7 +78,7 @@ class Connection:
 
     @property
     def zone(self) -> int:
-        """The zone; 0 is the one of all who set none."""
+        """The zone; 0 if no program has set a zone."""
         return int.from_bytes(first(self._attributes, CTA_ZONE), "big")
 
     @property
@@ -102,9 +102,9 @@ def with_mark(mark: int, mask: int) -> bytes:
 def from_source(direction: int, address: Address) -> bytes:
     """Return the attributes of a listing of connections with this source in one direction; none for IPv6.
 
-    The kernel filters IPv4 since Linux 5.8; an older one passes over what it does not know and lists everything. For
-    IPv6 it lists all but the wanted (``ctnetlink_filter_match_tuple()``, seen on Linux 6.18). So what is listed has to
-    be compared.
+    The kernel filters IPv4 since Linux 5.8; an older kernel ignores the unknown attribute and lists everything. For
+    IPv6 it lists all but the wanted connections (``ctnetlink_filter_match_tuple()``, seen on Linux 6.18). So compare
+    the listed connections.
     """
     return _filter(direction, address, CTA_IP_SRC[address.version], CTA_FILTER_FLAG_IP_SRC)
 

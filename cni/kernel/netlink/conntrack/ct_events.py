@@ -38,16 +38,16 @@ from ..socket_filter import (
 from .ct_flows import flow
 
 BUFFER_BYTES = 8 << 20
-"""Room for some thousand connections that begin between two looks."""
+"""Room for some thousand connections that begin between two calls of ``read``."""
 AT_ONCE_S = 0.0
 MEMINFO = struct.Struct("=9I")
-"""``SK_MEMINFO_…``, the last of which counts what was dropped."""
+"""``SK_MEMINFO_…``; the last number counts dropped messages."""
 
 
 class NewFlows:
-    """The connections that some sources begin, by what the kernel reports. ``shown``: as what each of them leaves.
+    """The connections that some sources begin, as the kernel reports them.
 
-    Its keys and its values are addresses with ports: those of the source, and those behind source NAT.
+    ``shown``: by address and port of the source, address and port after source NAT.
     """
 
     def __init__(self, netlink: Socket, sources: Collection[str]) -> None:
@@ -56,7 +56,7 @@ class NewFlows:
         self._sources = sources
 
     def read(self) -> None:
-        """Take in what has been reported. Does not block. Raises OSError."""
+        """Read the reported events. Does not block. Raises OSError."""
         while True:
             try:
                 received = self._socket.receive(wait=False)
@@ -104,7 +104,7 @@ class MarkedEvents(Socket):
     """
 
     def __init__(self, mask: int, buffer_bytes: int) -> None:
-        """``buffer_bytes``: what may wait to be read. What comes beyond is lost, and counted."""
+        """``buffer_bytes``: room for events that wait to be read. Events beyond are lost, and counted."""
         super().__init__(NETLINK_NETFILTER, timeout_s=0.0)
         self._buffer = bytearray(RECEIVE_BYTES)
         try:
@@ -115,7 +115,7 @@ class MarkedEvents(Socket):
             raise
 
     def read(self, most: int) -> list[Event]:
-        """Return what waits, of so many system calls at most. Does not block. Raises OSError."""
+        """Return the waiting events, by so many system calls at most. Does not block. Raises OSError."""
         found: list[Event] = []
         receive, view = self._socket.recv_into, memoryview(self._buffer)
         for _ in range(most):
@@ -124,7 +124,7 @@ class MarkedEvents(Socket):
             except BlockingIOError:
                 break
             except OSError as error:
-                # Some were lost: they are in :attr:`lost`.
+                # Some events were lost: :attr:`lost` counts these.
                 if error.errno != errno.ENOBUFS:
                     raise
                 continue
@@ -141,13 +141,13 @@ class MarkedEvents(Socket):
 
     @property
     def lost(self) -> int:
-        """Return how many events the kernel has dropped since the socket was opened."""
+        """Return the number of events that the kernel has dropped since the socket was opened."""
         memory = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO.size)
         return int(MEMINFO.unpack(memory)[-1])
 
 
 def _having_mark(mask: int) -> tuple[Instruction, ...]:
-    """Return a filter for messages of the connection table: it takes those whose mark has a bit of ``mask``."""
+    """Return a filter for messages of the connection table: it accepts those whose mark has a bit of ``mask``."""
     first_attribute = NLMSGHDR.size + NFGENMSG.size
     return (
         (LOAD_VALUE, 0, 0, first_attribute),

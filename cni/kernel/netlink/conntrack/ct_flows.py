@@ -100,7 +100,7 @@ def _bytes(counters: bytes | None) -> int:
 
 
 def listed(version: int, filters: bytes, wanted: Callable[[bytes], bool]) -> list[Flow]:
-    """Return the connections of an IP version whose message ``wanted`` takes: most are not worth reading.
+    """Return the connections of an IP version whose message ``wanted`` accepts: most messages need no parsing.
 
     ``filters``: attributes by which the kernel chooses. Raises :class:`~cni.kernel.errors.KernelError`.
     """
@@ -114,9 +114,9 @@ def listed(version: int, filters: bytes, wanted: Callable[[bytes], bool]) -> lis
 
 
 def end_bytes(end: tuple[str, int], destination: bool) -> tuple[bytes, bytes]:
-    """Return what the message of a connection has that has this address and port as an end: two parts of it.
+    """Return the two parts of a message by which a connection with this address and port as an end is found.
 
-    ``destination``: of the end's role in its direction.
+    ``destination``: the end is the destination of its direction, else the source.
     """
     version = 6 if ":" in end[0] else 4
     kind = CTA_PROTO_DST_PORT if destination else CTA_PROTO_SRC_PORT

@@ -1,7 +1,7 @@
-"""The kernel's connection table: what deletes or changes connections.
+"""Delete and change connections in the kernel's connection table.
 
-Connections that are found by an address are those of zone 0 only: another zone belongs to the program that has set it,
-and may have the same addresses for other machines.
+Only connections of zone 0 are found by an address: another zone belongs to the program that has set the zone, and may
+have the same addresses for other machines.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_REQUESTS_PER_SEND = 200
 ENDED = frozenset({TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE})
 """States of TCP connections that both ends have closed."""
 MAX_SINGLE_SOURCES = 4
-"""Sources that are asked for one by one; the kernel goes through its whole table for each."""
+"""Sources that are listed one by one; the kernel searches its whole table for each."""
 
 
 def delete_marked(mark: int, mask: int) -> None:
@@ -73,8 +73,8 @@ def _delete_of(netlink: Socket, address: Address) -> int:
 def delete_opened(stale: Mapping[str, Callable[[str], bool]]) -> int:
     """Delete the connections that each source opened to a remote address for which its function returns True.
 
-    The remote address is that of the end that answers: the destination behind a DNAT. TCP is left out: rules answer its
-    packets on another path with a reset, which is what its ends need. Returns the number of the connections. Raises
+    The remote address is that of the end that answers: the destination behind a DNAT. TCP is excepted: rules answer its
+    packets on another path with a reset, which ends the connection. Returns the number of the connections. Raises
     :class:`~cni.kernel.errors.KernelError`.
     """
     with _opened("forgetting the connections of pods") as netlink:
@@ -138,8 +138,8 @@ def delete_shown(address: str, mark: int) -> int:
 def set_tcp_liberal(address: str, mark: int) -> int:
     """Set IP_CT_TCP_FLAG_BE_LIBERAL on the TCP connections with all bits of ``mark`` that are SNATed to ``address``.
 
-    The kernel then takes whatever sequence numbers come: the connections go on by another master, and may come back
-    far ahead. Returns their number. Raises :class:`~cni.kernel.errors.KernelError`.
+    The kernel then accepts all sequence numbers: the connections continue by another master, and may come back with
+    numbers far ahead. Returns the number of connections. Raises :class:`~cni.kernel.errors.KernelError`.
     """
     parsed = ipaddress.ip_address(address)
     header = NFGENMSG.pack(NetfilterHeader(FAMILIES[parsed.version]))
@@ -181,12 +181,12 @@ def _listed(netlink: Socket, version: int, wanted: bytes) -> Iterator[Connection
 
 
 def _delete(netlink: Socket, version: int, connection: Connection) -> bool:
-    """Delete one connection as it was listed. Return False if it has ended meanwhile."""
+    """Delete one connection as it was listed. Return False if it has ended since."""
     if not connection.key:
         return False
     header = NFGENMSG.pack(NetfilterHeader(FAMILIES[version]))
     try:
-        # The identity keeps a connection that has just taken the place of this one.
+        # With the identity, a later connection with the same tuple is not deleted.
         netlink.request(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, header + connection.key + connection.identity)
     except OSError as error:
         if error.errno != errno.ENOENT:
