@@ -23,6 +23,8 @@ from .conftest import BACKEND, GATEWAY, settled
 PORTS = itertools.count(9400)
 HOP, HOP6 = "172.16.0.1", topology.beside("172.16.0.1")
 VIRTUAL6 = topology.beside(VIRTUAL)
+ELSEWHERE = "203.0.113.77"
+"""Another address behind the egress network's router; the other router's network has no such machine."""
 OFFICE, BILLING = "10.0.0.50", {"app": "billing"}
 # linux/in.h
 IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
@@ -104,6 +106,40 @@ def test_two_gateways_of_one_node_have_each_their_router(lab: Lab) -> None:
             assert right.sources(port) == {VIRTUAL}
             assert other.sources(port) == {OFFICE}
     lab.publish("office", [])
+    lab.wait_settled(GATEWAY)
+
+
+def test_overlapping_destinations_go_by_the_router_of_the_longest_prefix(lab: Lab) -> None:
+    """Each gateway has its own next hop, and one node is master of both."""
+    office = gateway("office", [OFFICE], "eth0", {"nextHops": ["10.0.0.1"]})
+    wide, narrow = (
+        documents.policy(name, gateway_name, BACKEND, [prefix])
+        for name, gateway_name, prefix in (("a", GATEWAY, "203.0.113.0/24"), ("b", "office", f"{OUTSIDE}/32"))
+    )
+    lab.publish("objects", [partner({"nextHops": [HOP]})[0], wide])
+    lab.publish("office", [office, narrow])
+    lab.wait_settled("office")
+    for name in (GATEWAY, "office"):
+        if lab.master(name) != "g1":
+            lab.nodes["w1"].egressctl("handover", name, "--to", "g1")
+        await_master(lab, name, "g1")
+    beyond = lab.machines["beyond"]
+    beyond.ip(f"address add {ELSEWHERE}/24 dev eth0")
+    port = serve(lab)
+    try:
+        for place in ("w1", "g1"):
+            pod = lab.nodes[place].pod(f"overlap-{place}", BACKEND)
+            with lab.capture("beyond") as wider, lab.capture() as narrower:
+                await_address(VIRTUAL, pod, port, ELSEWHERE)
+                await_address(OFFICE, pod, port)
+                until(
+                    lambda: wider.sources(port) and narrower.sources(port), "both witnesses have seen packets"
+                )
+                assert wider.sources(port) == {VIRTUAL}
+                assert narrower.sources(port) == {OFFICE}
+    finally:
+        beyond.ip(f"address del {ELSEWHERE}/24 dev eth0")
+        lab.publish("office", [])
     lab.wait_settled(GATEWAY)
 
 
@@ -206,6 +242,11 @@ def test_without_routing_a_node_whose_routes_lead_elsewhere_says_so(lab: Lab) ->
     egress = [node for node in lab.nodes.values() if node.host.is_egress]
     for node in egress:
         await_reason(lab, node.name, expected)
+    until(lambda: not any(lab.master(GATEWAY, node.name) for node in egress), "no master", 10)
+    for node in egress:
+        pod = node.pod(f"asking-{node.name}", BACKEND)
+        explained = node.egressctl("explain", pod.name, OUTSIDE)
+        assert expected in explained, explained
     for node in egress:
         node.machine.ip(f"route replace default via {HOP} dev eth1")
     try:
