@@ -67,7 +67,8 @@ def examine(config: AgentConfig | None) -> tuple[Finding, ...]:
             ("plugin", lambda: _plugin(run_dir)), ("container runtime", lambda: _runtime(config.containerd)),
             ("addresses", lambda: _outside(config)),
         ]  # fmt: skip
-    parts += [("path", lambda: _paths(config.run_dir))] if config else []
+    if config is not None:
+        parts += [("path", lambda: _paths(config.run_dir)), ("answers", lambda: _answers(config.run_dir))]
     parts += [("kernel objects", _objects), ("virtual addresses", _addresses), ("nftables", _tables)]
     return tuple(finding for what, part in parts for finding in _found(what, part))
 
@@ -192,6 +193,21 @@ def _paths(run_dir: Path) -> Iterator[Finding]:
             yield Finding(what, path_faults.too_small(report.egress, report.bytes, plan.mtu), wrong=True)
         else:
             yield Finding(what, f"open to {report.egress.interface}, packets of up to {report.bytes} bytes")
+
+
+def _answers(run_dir: Path) -> Iterator[Finding]:
+    """Yield if answers from outside get into the tunnels of a master, the path in the other direction."""
+    plan = PlanFile(run_dir).read()
+    if plan is None or not any(plan.serves(egress) for egress in plan.egress_ips):
+        return
+    counted = path_report.answers()
+    if not counted.enough:
+        few = f"{counted.came} have come from outside, of {path_faults.MIN_ANSWERS} that a result needs"
+        yield Finding("answers", f"not judged: {few}", judged=False, hint="egressctl test")
+    elif fault := path_faults.dropped_answers(counted):
+        yield Finding("answers", fault, wrong=True)
+    else:
+        yield Finding("answers", f"{counted.went} of {counted.came} from outside got into a tunnel")
 
 
 def _objects() -> Iterator[Finding]:

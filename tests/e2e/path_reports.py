@@ -14,8 +14,8 @@ def reason_of(lab: Lab, node: str) -> str:
     return next(str(member["reason"]) for member in members if member["node"] == node)
 
 
-def examined(lab: Lab, node: str) -> list[str]:
-    """Return what ``egressctl doctor`` finds of the paths through a node."""
+def examined(lab: Lab, node: str, part: str = "path of ") -> list[str]:
+    """Return what ``egressctl doctor`` finds of the paths through a node. ``part``: begin of the findings' names."""
     doctor = f"{EGRESSCTL} --config {lab.nodes[node].agent.config} doctor -o json || true"
     findings = json.loads(lab.nodes[node].machine.run("sh", "-c", doctor))
-    return [str(each["found"]) for each in findings if each["what"].startswith("path of ")]
+    return [str(each["found"]) for each in findings if each["what"].startswith(part)]

@@ -288,8 +288,12 @@ def test_a_firewall_that_drops_answers_only_is_a_problem(lab: Lab) -> None:
             machine.run("sh", "-ec", "iptables -A FORWARD -i egw-+ -j ACCEPT; iptables -P FORWARD DROP")
             until(lambda: "answers from outside did not get into a tunnel" in said(), "a problem", 10)
             assert reason_of(lab, master) == ""
+            [found] = examined(lab, master, "answers")
+            assert "answers from outside did not get into a tunnel" in found
             machine.run("sh", "-ec", said().rpartition(", or ")[2])
             until(lambda: said() == "", "no problem", 10)
+            [found] = examined(lab, master, "answers")
+            assert found.endswith("got into a tunnel") and "did not" not in found
     finally:
         machine.run("sh", "-c", CLEAR)
         pod.stop()

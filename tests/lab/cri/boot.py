@@ -96,9 +96,11 @@ def started(node: Node, containerd: Containerd, name: str, labels: dict[str, str
     def tried() -> bool:
         try:
             found.append(Sandbox(node, containerd, name, labels))
-        except grpc.RpcError:
+        except grpc.RpcError as error:
             time.sleep(KUBELET_PAUSE_S)
-        return bool(found)
+            # Not yet, and the reason is named if it stays.
+            raise OSError(str(error)) from error
+        return True
 
     until(tried, f"{name} starts", PATIENCE_S)
     return found[0]
