@@ -15,7 +15,7 @@ from cni.version import VERSION
 
 from ..config import DEFAULT_PATH, AgentConfig, ConfigError
 from ..printable import printable
-from . import edit_options, questions
+from . import edit_options, questions, terminal
 from .client import NoAnswer, ask
 from .options import common_options, configuration, run_dir
 
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_actions(add)
     _add_local_commands(add)
     edit_options.add(add, _push, _diff)
+    terminal.add_options(add, _watch, _completion)
     return parser
 
 
@@ -190,8 +191,7 @@ def _whois(options: argparse.Namespace) -> int:
 
 def _drain(options: argparse.Namespace) -> int:
     answer = _ask(options, "drain")
-    code = FAILED if answer["left"] else DONE
-    return code if _show(options, "drain", answer) == DONE else FAILED
+    return _show(options, "drain", answer) or (FAILED if answer["left"] else DONE)
 
 
 def _undrain(options: argparse.Namespace) -> int:
@@ -212,8 +212,7 @@ def _guard(options: argparse.Namespace) -> int:
 def _clean(options: argparse.Namespace) -> int:
     from .clean import clean
 
-    config = configuration(options) if options.config or DEFAULT_PATH.exists() else None
-    of = config or AgentConfig
+    of = configuration(options) if options.config or DEFAULT_PATH.exists() else AgentConfig
     return _change(options, clean(of.run_dir, of.state_dir))
 
 
@@ -280,18 +279,20 @@ def _validate(options: argparse.Namespace) -> int:
     return _report(options, validate(options.paths))
 
 
-def _report(options: argparse.Namespace, outcome: Outcome) -> int:
-    """Print the outcome of a validation. Return the exit code."""
-    from ..show.status import problem
+def _watch(options: argparse.Namespace) -> int:
+    terminal.watch(
+        lambda: _ask(options, "status"), lambda found: _show(options, "status", found), options.interval
+    )
+    return DONE
 
-    if options.output == "json":
-        print(json.dumps([problem(found) for found in outcome.problems], indent=2))
-    elif outcome.problems:
-        print("\n".join(map(str, outcome.problems)))
-    else:
-        print(f"{outcome.objects} object{'s' * (outcome.objects != 1)}, all valid")
-    for note in outcome.notes:
-        print(f"egressctl: {note}", file=sys.stderr)
+
+def _completion(options: argparse.Namespace) -> int:
+    print(terminal.completion(_parser(), options.shell), end="")
+    return DONE
+
+
+def _report(options: argparse.Namespace, outcome: Outcome) -> int:
+    edit_options.report(outcome, options.output)
     return FAILED if outcome.problems else DONE
 
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .objects.validate import Outcome
 
 Run = Callable[[argparse.Namespace], int]
 """Runs a command and returns the exit code."""
@@ -30,3 +36,17 @@ def add(command: Callable[[str, Run, str], argparse.ArgumentParser], push: Run, 
     comparing = command("diff", diff, text)
     comparing.epilog = DIFF_EXAMPLES
     comparing.add_argument("path", metavar="PATH", type=Path, help=DIRECTORY)
+
+
+def report(outcome: Outcome, output: str) -> None:
+    """Print the outcome of a validation, as ``output`` says: ``text``, ``wide`` or ``json``."""
+    from ..show.status import problem
+
+    if output == "json":
+        print(json.dumps([problem(found) for found in outcome.problems], indent=2))
+    elif outcome.problems:
+        print("\n".join(map(str, outcome.problems)))
+    else:
+        print(f"{outcome.objects} object{'s' * (outcome.objects != 1)}, all valid")
+    for note in outcome.notes:
+        print(f"egressctl: {note}", file=sys.stderr)
