@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,9 @@ def before(nodes: dict[str, Node]) -> dict[str, tuple[dict[str, tuple[int, str]]
 
 @pytest.fixture(scope="module")
 def installed(nodes: dict[str, Node], before: object) -> dict[str, Node]:
-    for node in nodes.values():
-        done = node.install()
-        assert done.returncode == 0, done.stdout + done.stderr
+    with ThreadPoolExecutor() as pool:  # as on machines of their own
+        for done in pool.map(Node.install, nodes.values()):
+            assert done.returncode == 0, done.stdout + done.stderr
     return nodes
 
 
@@ -205,7 +206,7 @@ def started(node: Node, name: str) -> Iterator[Client]:
 def changed(bundle: Path, target: Path, old: str, new: str) -> Path:
     """Return a bundle whose agent's unit has other words; its version is another one, too."""
     unit = "egress-gateway/packaging/systemd/egress-gateway-agent.service"
-    with tarfile.open(bundle) as archive, tarfile.open(target, "w:gz") as other:
+    with tarfile.open(bundle) as archive, tarfile.open(target, "w:gz", compresslevel=1) as other:
         files = {
             entry.name: (entry, (archive.extractfile(entry) or io.BytesIO()).read()) for entry in archive
         }
