@@ -14,7 +14,7 @@ import pytest
 
 from ..bench.schedule import Schedule, watched
 
-FAILOVERS = int(os.environ.get("SCHEDULE_FAILOVERS", "30"))
+FAILOVERS = int(os.environ.get("SCHEDULE_FAILOVERS", "20"))
 
 
 def test_what_must_never_happen_does_not(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:

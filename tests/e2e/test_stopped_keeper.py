@@ -28,12 +28,12 @@ from ..lab.waiting import until
 from ..lab.watch import Watch
 from .conftest import BACKEND, GATEWAY, LOGS
 
-STOPS = int(os.environ.get("DAEMON_STOPS", "12"))
+STOPS = int(os.environ.get("DAEMON_STOPS", "8"))
 RUNS_FOR = (1, 400)
 """Milliseconds from one stop to the next."""
 STOPPED_FOR = (300, 600)
 """Milliseconds, longer than a lease (250)."""
-HELD_UP = int(os.environ.get("DAEMON_HELD_UP", "3"))
+HELD_UP = int(os.environ.get("DAEMON_HELD_UP", "2"))
 """Number of times, at least, that the daemon is stopped right before it writes a ticket, and right before it opens."""
 TOO_MANY = 60
 WRITES = {"ticket": "0x10 0xa0c 0x11", "opening": "0x10 0xa0e 0xa0c 0x11"}

@@ -1,6 +1,6 @@
 """Every fuzz target for a moment; ``FUZZ_SECONDS=60`` in the environment makes it a minute each.
 
-``./install.sh test`` runs each for a minute beside the other tests: ``python -m tests.fuzz``.
+``./install.sh test`` runs each for 20 seconds beside the other tests: ``python -m tests.fuzz``.
 """
 
 from __future__ import annotations
