@@ -180,7 +180,7 @@ def test_a_search_that_ends_does_not_hold_up_the_daemon(listener: Listener) -> N
     listener.listen(4)
     slow = SlowToClose()
     listener.selector.register(slow, selectors.EVENT_READ)
-    listener.strays._open[slow] = MOST
+    listener.strays._open[slow] = MAX_CHECKED_PACKETS
     sockets = [*listener.strays._open]
     listener.strays.close()
     slow.allowed.set()
