@@ -119,7 +119,9 @@ def _check_environment(command: str, variables: "Mapping[bytes, bytes]") -> None
         return
     container_id = variables[b"CNI_CONTAINERID"]
     if container_id[0] not in _ALPHANUMERIC or container_id.translate(None, _ALPHANUMERIC + b"_.-"):
-        raise _malformed("CNI_CONTAINERID", container_id, "letters, digits, '_', '.', '-', the first no sign")
+        raise _malformed(
+            "CNI_CONTAINERID", container_id, "letters, digits, '_', '.' and '-', with a letter or digit first"
+        )
     ifname = variables[b"CNI_IFNAME"]
     if len(ifname) > MAX_IFNAME_BYTES or ifname in (b".", b"..") or any(c in _NOT_IN_IFNAME for c in ifname):
         wanted = f"at most {MAX_IFNAME_BYTES} bytes, not '.' or '..', without '/', ':' and white space"

@@ -105,7 +105,7 @@ def check_names(container_id: str, ifname: str) -> None:
     CNI specification 1.1, section "Parameters"; dev_valid_name() in the kernel.
     """
     if not _CONTAINER_ID.fullmatch(container_id):
-        hint = "it is letters, digits, '_', '.', '-', the first no sign"
+        hint = "it is letters, digits, '_', '.' and '-', with a letter or digit first"
         raise CallError(
             contract.INVALID_ENVIRONMENT, f"CNI_CONTAINERID {container_id[:80]!r} is malformed", hint
         )

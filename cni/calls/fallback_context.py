@@ -14,8 +14,8 @@ from .. import plan as plans
 from ..plan import Plan, PodIdentity
 from .cni_request import CallError
 
-OUTDATED = "the agent that is away knew newer objects than its plan has"
-OLDER = "the plan is an older agent's, and no complete ruleset follows from it"
+OUTDATED = "the plan is older than the objects that the agent knew"
+OLDER = "an older agent wrote the plan, which gives no complete ruleset"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read_plan(path: Path) -> tuple[Plan | None, str]:
     try:
         return plans.loads(path.read_text(encoding="utf-8")), ""
     except FileNotFoundError:
-        return None, f"{path} is not there"
+        return None, f"{path} does not exist"
     except (OSError, ValueError) as error:
         return None, f"{path}: {error}"
 

@@ -63,7 +63,7 @@ def test_a_plan_that_is_older_than_what_the_agent_knew_starts_no_pod(path: Path)
     for command in ("ADD", "CHECK"):
         error = error_of(call(environment(command), stdin(path)))
         assert error["code"] == contract.TRY_AGAIN_LATER
-        assert "newer objects" in error["msg"] and str(path) in error["details"]
+        assert "older than the objects" in error["msg"] and str(path) in error["details"]
     assert attachments.load_all(path.parent) == ((), ())
     assert call(environment("DEL"), stdin(path)) == (0, b"")
     mark.unlink()
