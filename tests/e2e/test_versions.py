@@ -7,8 +7,10 @@ are this one: the order of an upgrade is the same then.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,6 +29,8 @@ from .conftest import BACKEND, GATEWAY, LOGS
 
 NAMES = itertools.count()
 PYTHON = REPOSITORY / ".venv" / "bin" / "python"
+LATER = ("engines", "stateDir")
+"""Keys of the lab's configuration that earlier versions do not know."""
 REFUSED = "a clear error"
 NOTHING = "no answer"
 
@@ -35,6 +39,7 @@ class Versions:
     """Two versions of the programs of a node."""
 
     def __init__(self, earlier: Path) -> None:
+        self._configurations: dict[str, dict[str, Any]] = {}
         self._trees = {"earlier": earlier, "this": REPOSITORY}
 
     def plugin(self, node: Node, version: str) -> None:
@@ -44,9 +49,18 @@ class Versions:
 
     def agent(self, node: Node, version: str) -> None:
         """Let the agent's next start be of a version."""
-        tree = str(self._trees[version])
-        node.agent.environment["PYTHONPATH"] = tree
-        node.agent.program = (str(PYTHON), "-m", "gateway_agent")
+        document = self._configurations.setdefault(node.name, yaml.safe_load(node.agent.config.read_text()))
+        if version == "earlier" and self._trees[version] != REPOSITORY:
+            document = {key: value for key, value in document.items() if key not in LATER}
+        node.agent.config.write_text(yaml.safe_dump(document))
+        # -m takes modules of the current directory first.
+        node.agent.program = ("env", "-C", str(self._trees[version]), str(PYTHON), "-m", "gateway_agent")
+
+    def check(self, node: Node, version: str) -> None:
+        """Assert that the node's plan has the format of a version: its agent is of that version."""
+        text = (self._trees[version] / "cni" / "plan.py").read_text()
+        [number] = re.findall(r"^VERSION = (\d+)$", text, re.MULTILINE)
+        assert node.plan()["version"] == int(number)
 
 
 @pytest.fixture
@@ -60,10 +74,6 @@ def lab(plugin: Path, versions: Versions) -> Iterator[Lab]:
     with Lab(topology.separate(workers=1, gateways=2)) as made:
         try:
             for node in made.nodes.values():
-                # Earlier versions do not know all keys.
-                document = yaml.safe_load(node.agent.config.read_text())
-                document.pop("engines")
-                node.agent.config.write_text(yaml.safe_dump(document))
                 versions.agent(node, "earlier")
                 versions.plugin(node, "earlier")
             made.publish_nodes()
@@ -113,6 +123,7 @@ def test_a_worker_is_upgraded(lab: Lab, versions: Versions, first: str) -> None:
             pods.append(pod)
 
     with lab.capture() as capture:
+        versions.check(worker, "earlier")
         start("before")
         for step in ("half", "whole"):
             if (first == "plugin") == (step == "half"):
@@ -129,6 +140,7 @@ def test_a_worker_is_upgraded(lab: Lab, versions: Versions, first: str) -> None:
             versions.agent(node, "this")
             restart(node)
         lab.wait_settled(GATEWAY, 40)
+        versions.check(worker, "this")
         for pod in pods:
             until(lambda pod=pod: address_seen(pod) == VIRTUAL, f"{pod.name} gets through", 20)  # type: ignore[misc]
         print(first, seen)
