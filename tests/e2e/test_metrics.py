@@ -101,6 +101,29 @@ def test_health_readiness_status_and_page(lab: Lab, master: Node) -> None:
         assert asked(node, "/elsewhere")[0] == 404
 
 
+def test_numbers_move_with_what_they_measure(lab: Lab, pod: Pod, master: Node) -> None:
+    worker = lab.nodes["w1"]
+
+    def traffic() -> list[float]:
+        """Return packets and bytes into the tunnel, and out of it on the master."""
+        ends = ((worker, "sent"), (master, "received"))
+        names = ("tunnel_packets_total", "tunnel_bytes_total")
+        return [value(node, name, direction=way, **LABELS) or 0 for node, way in ends for name in names]
+
+    before, beats = traffic(), value(master, "heartbeats_sent_total") or 0
+    assert pod.request(SELECTED).address == ADDRESS
+    for was, now in zip(before, traffic(), strict=True):
+        assert now > was
+    until(lambda: (value(master, "heartbeats_sent_total") or 0) >= beats + 10, "heartbeats go on")
+    assert value(worker, "heartbeats_sent_total") is None, "a worker sends none"
+    assert 0 < (value(master, "lease_margin_seconds", **LABELS) or 0) < 1
+    assert (value(worker, "conntrack_entries") or 0) > 0
+    assert value(worker, "policy_pods", gateway=GATEWAY) == 1
+    assert value(worker, "mark_numbers", of="egress_ips") == 1
+    assert value(worker, "faults", fault="no_master") == 0
+    assert value(worker, "refused_packets_total", reason="no_master") == 0
+
+
 def test_a_change_of_master_is_counted_and_its_silence_told(lab: Lab, pod: Pod, master: Node) -> None:
     worker = lab.nodes["w1"]
     before = value(worker, "master_changes_total", **LABELS)
@@ -112,11 +135,35 @@ def test_a_change_of_master_is_counted_and_its_silence_told(lab: Lab, pod: Pod, 
         until(lambda: value(successor, "master", **LABELS) == 1, "it says so")
         assert (value(worker, "master_changes_total", **LABELS) or 0) > before
         assert 0 < (value(worker, "last_change_silence_seconds", **LABELS) or 0) < 5
+        silences = value(successor, "takeover_silence_seconds_count", planned="false", **LABELS)
+        assert (silences or 0) >= 1
         until(lambda: value(master, "isolated") == 1, "the old one is isolated")
         assert value(master, "master", **LABELS) == 0
         until(lambda: value(worker, "member_alive", member=master.name) == 0, "the old one is not heard")
     finally:
         lab.mend(master.name)
+
+
+def test_packets_without_a_master_are_counted(lab: Lab, pod: Pod) -> None:
+    worker, cut = lab.nodes["w1"], [name for name in lab.nodes if name != "w1"]
+    lab.wait_settled(GATEWAY)
+    for name in cut:
+        lab.cut(name)
+    try:
+        until(lambda: value(worker, "master_known", **LABELS) == 0, "the worker knows none", 10)
+
+        def counted() -> bool:
+            with pytest.raises(OSError):
+                pod.request(SELECTED, seconds=0.5)
+            return (value(worker, "refused_packets_total", reason="no_master") or 0) > 0
+
+        until(counted, "refused packets are counted", 10)
+        assert value(worker, "faults", fault="no_master") == 1
+        assert value(worker, "member_unready_info", member=cut[0], reason="silent") == 1
+    finally:
+        for name in cut:
+            lab.mend(name)
+    lab.wait_settled(GATEWAY)
 
 
 def test_a_drained_node_says_so(master: Node) -> None:
