@@ -40,6 +40,7 @@ MEASURED = {
         "test_keeper",
         "test_loads",
         "test_neighbour_floods",
+        "test_packet_costs",
     ),
     "e2e": (
         "test_busy_edits",

@@ -24,6 +24,7 @@ from .nft_blocks import (
     families,
     inner_sources,
     interface_and_source,
+    mapping,
 )
 
 
@@ -31,10 +32,10 @@ def guards(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the chains that let a steered packet leave by its tunnel or egress interface only."""
     yield chain("forwarded_reply", _forwarded_reply(plan, marks))
     yield chain("forwarded", _forwarded(marks))
-    yield chain("tunnel_forward", _tunnel_forward())
-    yield dispatch(
-        "from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.inlet}" for e in plan.incoming}
-    )
+    inlets = {f'"{egress.device}"': f"from_{egress.inlet}" for egress in plan.incoming}
+    yield mapping("tunnel_forward_to", "ifname", (f"{name} : goto {to}" for name, to in inlets.items()))
+    answer = f'iifname "{ids.RETURN_DEVICE}" ct direction reply accept'
+    yield chain("tunnel_forward", ["iifname vmap @tunnel_forward_to", answer, "counter drop"])
     slots = {marks.of(egress.slot): f"out_{egress.slot}" for egress in plan.outgoing}
     slots |= {
         marks.leaving(egress.slot): f"out_{egress.slot}" for egress in plan.outgoing if own_routing.of(egress)
@@ -46,13 +47,6 @@ def guards(plan: Plan, marks: Marks) -> Iterator[str]:
         yield chain(f"out_{egress.slot}", _out(plan, egress, marks))
         if own_routing.of(egress):
             yield chain(f"exit_{egress.slot}", own_routing.exit_rules(egress))
-
-
-def _tunnel_forward() -> Iterator[str]:
-    """Yield the rules for packets out of a tunnel."""
-    yield f'iifname "{ids.RETURN_DEVICE}" ct direction reply accept'
-    yield f'iifname "{ids.RETURN_DEVICE}" counter drop'
-    yield "goto from_tunnel"
 
 
 def _forwarded(marks: Marks) -> Iterator[str]:
@@ -96,6 +90,10 @@ def _out(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
         exits.append((device, (source,), own_routing.verdict(egress)))
     opened_here = f"ct mark and {marks.mask} == {marks.of(egress.slot)}"
     daddr = f"{KEYWORDS[egress.family]} daddr"
+    # Most packets: the connection began by this exit.
+    for device, (source, *_), verdict in reversed(exits):
+        begun = f"ct reply {daddr} {address_of(source, egress.family)}"
+        yield f"{opened_here} oifname {device} {begun} {verdict}"
     for device, sources, verdict in exits:
         # If a connection began when the other exit was valid, it keeps that source address.
         elsewhere = " ".join(f"ct reply {daddr} != {address_of(source, egress.family)}" for source in sources)
@@ -124,11 +122,12 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
         for family in families(plan)
     ]
     yield chain("nat", nat, "nat hook postrouting priority srcnat - 10")
-    leave = [*sync_device.leave_rules(plan), *_leave(marks)]
+    others = f"ct mark and {marks.numbers} == 0 oifname != {TUNNELS} accept"
+    leave = [others, *sync_device.leave_rules(plan), *_leave(marks)]
     yield chain("leave", leave, "filter hook postrouting priority srcnat + 200")
-    yield chain("leave_numbered", [f"{marks.from_tunnel} goto leave_taken_in", "goto leave_steered"])
     slots = {marks.of(egress.slot): f"leave_{egress.slot}" for egress in plan.outgoing}
-    yield dispatch("leave_steered", f"ct mark and {marks.mask}", "mark", slots)
+    taken_in = [f"{marks.from_tunnel} goto leave_taken_in"]
+    yield dispatch("leave_steered", f"ct mark and {marks.mask}", "mark", slots, taken_in)
     inlets = {marks.taken_in(egress.inlet): f"leave_from_{egress.inlet}" for egress in plan.incoming}
     yield dispatch("leave_taken_in", f"ct mark and {marks.wide}", "mark", inlets)
     for egress in plan.outgoing:
@@ -144,10 +143,10 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
 
 
 def _leave(marks: Marks) -> Iterator[str]:
+    yield f"ct direction original ct mark and {marks.numbers} != 0 goto leave_steered"
     # Answers only: a socket that is bound to the device sends none.
     answering = f"ct direction reply ct mark and {marks.mask} > {marks.tunneled}"
     yield f'oifname "{ids.RETURN_DEVICE}" {answering} counter goto encap'
-    yield f"ct direction original ct mark and {marks.numbers} != 0 goto leave_numbered"
     yield f"oifname {TUNNELS} counter drop"
 
 

@@ -43,7 +43,7 @@ def chains(plan: Plan) -> Iterator[str]:
     if not plan.cluster_port:
         return
     family = underlay(plan.me) if plan.me else 4
-    keyword, port = KEYWORDS[family], f"udp dport {plan.cluster_port}"
+    keyword = KEYWORDS[family]
     nodes = [address_of(node.address, family) for node in peers(plan)]
     yield _set("lease_nodes", f"{keyword} saddr", [f"elements = {{ {', '.join(nodes)} }}"] if nodes else [])
     # The size is in the name, since the size of an existing set cannot be changed.
@@ -68,16 +68,18 @@ def chains(plan: Plan) -> Iterator[str]:
         "counter drop",
     ]
     yield chain("lease_receive", receive)
-    ports = [port]
     if plan.sets_port:
-        ports.append(f"tcp dport {plan.sets_port}")
         opening = f"tcp flags & (syn | ack) == syn {CONNECT_RATE} counter drop"
         yield chain("sets_receive", ["jump lease_source", opening])
-    # Behind destination NAT.
-    arrived = [f"{each} goto lease_source" for each in ports]
-    yield chain("lease_input", arrived, "filter hook input priority filter - 20")
-    own = [f"{each} {keyword} daddr @lease_nodes meta skuid != 0 counter drop" for each in ports]
-    yield chain("lease_output", own, "filter hook output priority filter - 20")
+    sent = [f"{keyword} daddr @lease_nodes meta skuid != 0 counter drop"]
+    yield chain("lease_send", sent)
+
+
+def ports(plan: Plan) -> tuple[int, ...]:
+    """Return the guarded ports, in order; none if the plan names none."""
+    return (
+        tuple(sorted({plan.cluster_port, plan.sets_port or plan.cluster_port})) if plan.cluster_port else ()
+    )
 
 
 def arrival_rules(plan: Plan) -> Iterator[str]:
@@ -86,6 +88,23 @@ def arrival_rules(plan: Plan) -> Iterator[str]:
         yield f"udp dport {plan.cluster_port} fib daddr type local goto lease_receive"
         if plan.sets_port:
             yield f"tcp dport {plan.sets_port} fib daddr type local jump sets_receive"
+
+
+def input_rules(plan: Plan) -> Iterator[str]:
+    """Yield the rules for what is delivered to this node: behind destination NAT, too."""
+    yield from (f"{port} goto lease_source" for port in _ports(plan))
+
+
+def output_rules(plan: Plan) -> Iterator[str]:
+    """Yield the rules for what this node's own processes send."""
+    yield from (f"{port} goto lease_send" for port in _ports(plan))
+
+
+def _ports(plan: Plan) -> Iterator[str]:
+    if plan.cluster_port:
+        yield f"udp dport {plan.cluster_port}"
+        if plan.sets_port:
+            yield f"tcp dport {plan.sets_port}"
 
 
 def forward_rules(plan: Plan) -> Iterator[str]:

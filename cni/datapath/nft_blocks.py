@@ -25,6 +25,7 @@ KEYWORDS = {4: "ip", 6: "ip6"}
 GROUP_MASK = 0xFFFF0000
 TUNNELS = f'"{ids.DEVICE_PREFIX}*"'
 TAGGED = f"iifgroup and {GROUP_MASK:#x} == {ids.GROUP_BASE:#x}"
+UNTAGGED = f"iifgroup and {GROUP_MASK:#x} != {ids.GROUP_BASE:#x}"
 ENCAPSULATED = f"meta priority set meta priority or {ids.ENCAPSULATED:#x}"
 MIDDLE = "tcp flags & (fin | syn | rst | ack) != syn"
 """Match of a TCP packet that opens no connection."""
@@ -56,17 +57,31 @@ def mapping(name: str, key: str, elements: Iterable[str], interval: bool = False
     return f"\tmap {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
 
 
-def dispatch(name: str, expression: str, key: str, targets: Mapping[str, str]) -> str:
-    """Return a chain and its map: the value of ``expression`` chooses one of ``targets``; without a target it drops."""
+def dispatch(
+    name: str, expression: str, key: str, targets: Mapping[str, str], before: Iterable[str] = ()
+) -> str:
+    """Return a chain and its map: the value of ``expression`` chooses one of ``targets``; without a target it drops.
+
+    ``before``: rules in front of that.
+    """
     elements = (f"{value} : goto {target}" for value, target in targets.items())
-    return mapping(f"{name}_to", key, elements) + chain(
-        name, [f"{expression} vmap @{name}_to", "counter drop"]
-    )
+    rules = [*before, f"{expression} vmap @{name}_to", "counter drop"]
+    return mapping(f"{name}_to", key, elements) + chain(name, rules)
 
 
 def interface(name: str) -> str:
     """Return ``name`` quoted; an empty text if nft could read ``name`` as more than one name."""
     return f'"{name}"' if re.fullmatch(r"[A-Za-z0-9_.:@-]{1,15}", name) else ""
+
+
+def own_ports(plan: Plan) -> tuple[int, ...]:
+    """Return the ports that our guards look at, in order."""
+    return tuple(sorted({port for port in (plan.port, plan.cluster_port, plan.sets_port) if port}))
+
+
+def not_to(ports: Iterable[int]) -> str:
+    """Return the expression for a packet with a transport header and another destination port."""
+    return " ".join(f"th dport != {port}" for port in ports)
 
 
 def from_elsewhere(plan: Plan) -> str:
@@ -141,6 +156,10 @@ class Marks:
         self.reply = f"{layout.reply:#010x}"
         self.stale = f"{layout.stale:#010x}"
         self.clear = f"meta mark set meta mark and {self.rest}"
+        self.none = f"meta mark and {self.mask} == 0"
+        """Match of a packet without a mark of ours."""
+        self.foreign = f"ct mark and {self.mask} == 0"
+        """Match of a connection that has nothing to do with us. What is not tracked has none."""
         self.own = f"ct mark and {self.numbers} != 0 ct mark and {self.tunneled} == 0"
         """Match of a connection that was opened by one of our slots on this node."""
         self.from_tunnel = f"ct mark and {self.tunneled} != 0"

@@ -31,4 +31,4 @@ INNER = f"meta l4proto tcp @th,32,64 {_NUMBERS}"
 
 def arrived(matching: str) -> str:
     """Return the rule that reports a probe that is about to leave. ``matching``: expressions for this way out."""
-    return f"{matching} {INNER} log group {ids.PROBE_GROUP} counter drop"
+    return f"{INNER} {matching} log group {ids.PROBE_GROUP} counter drop"

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from ..plan import Plan
 from .nft_blocks import KEYWORDS, TAGGED, TUNNELS, Marks, chain, interface, mapping
-from .steering import BRIDGE_KINDS, Network, gaps
+from .steering import BRIDGE_KINDS, Network, gaps, widest
 
 ROUTES_BACK = "fib saddr . iif oif exists"
 OVERLAY_KINDS = (
@@ -40,8 +40,6 @@ OVERLAY_KINDS = (
 """Kinds of interfaces that lead to other nodes. They accept packets from every sender, also from pods of this node."""
 AUTHENTIC_KIND = "wireguard"
 """Kind of interface that accepts packets of other nodes only. Those nodes have checked the packets."""
-MAX_COMPARED_RANGES = 2
-"""Ranges of each family that a packet's source is compared with before it is looked up."""
 
 
 def arrival_rules(marks: Marks) -> Iterator[str]:
@@ -55,11 +53,20 @@ def forward_rules(plan: Plan) -> Iterator[str]:
 
     The widest ranges that hold no reserved address come first: a comparison costs far less than the lookup.
     """
-    for version, keyword in KEYWORDS.items():
-        for free in _reserved(plan.reserved_sources, version).widest:
-            yield f"{keyword} saddr {free} goto forwarded"
+    if plan.reserved_sources:
+        yield from (f"{source} goto forwarded" for source in free_sources(plan))
     if plan.reserved_sources:
         yield "jump pod_source"
+
+
+def free_sources(plan: Plan) -> Iterator[str]:
+    """Yield an expression for each IP version: the source is in one of the widest ranges without a reserved address."""
+    for version, keyword in KEYWORDS.items():
+        reserved = _reserved(plan.reserved_sources, version)
+        if reserved.free:
+            yield " ".join(f"{keyword} saddr {each}" for each in reserved.free)
+        elif not reserved.name:
+            yield f"meta nfproto ipv{version}"
 
 
 def chains(plan: Plan, marks: Marks) -> Iterator[str]:
@@ -79,6 +86,8 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
 
 def _own_source() -> Iterator[str]:
     """Yield the rules for a tagged pod's packet: its source must route back by the interface of the packet."""
+    # Most packets: IPv4 without options.
+    yield f"ip hdrlength 5 {ROUTES_BACK} accept"
     # The kernel replaces the destination by the next one of a source route only after prerouting.
     for named in ("ip option lsrr", "ip option ssrr", "exthdr rt"):
         yield f"{named} exists counter drop"
@@ -101,8 +110,8 @@ def _unverified_reply(marks: Marks) -> Iterator[str]:
 class _Reserved(NamedTuple):
     """The reserved addresses of one IP version, as the rules look them up."""
 
-    widest: tuple[str, ...]
-    """The widest ranges without such an address."""
+    free: tuple[str, ...]
+    """The widest ranges without such an address: a range, a hole in it, or both."""
     name: str
     """Name of the map; empty: no address is of this version."""
     block: str
@@ -116,11 +125,11 @@ def _reserved(sources: tuple[str, ...], version: int) -> _Reserved:
     networks = [each for each in map(ipaddress.ip_network, sources) if each.version == version]
     if not networks:
         return _Reserved((), "", "")
-    free = sorted(gaps(networks), key=lambda gap: int(gap[0]) - int(gap[1]))
     elements = list(_elements(networks))
     name = f"reserved{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
-    widest = tuple(f"{first}-{last}" for first, last in free[:MAX_COMPARED_RANGES])
-    return _Reserved(widest, name, mapping(name, f"ipv{version}_addr", elements, interval=True))
+    return _Reserved(
+        tuple(widest(networks)), name, mapping(name, f"ipv{version}_addr", elements, interval=True)
+    )
 
 
 def _reserved_chains(plan: Plan, others: list[str]) -> Iterator[str]:

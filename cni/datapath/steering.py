@@ -13,7 +13,18 @@ from typing import Union
 from ..kernel import ids
 from ..plan import Plan, PlanEgressIP, PolicySet
 from . import own_routing
-from .nft_blocks import CONFIRMED, KEYWORDS, TAGGED, Marks, chain, dispatch, mapping, peers
+from .nft_blocks import (
+    CONFIRMED,
+    KEYWORDS,
+    TAGGED,
+    TUNNELS,
+    UNTAGGED,
+    Marks,
+    chain,
+    dispatch,
+    mapping,
+    peers,
+)
 
 Verdicts = tuple[tuple[str, str], ...]
 """Prefixes of one family, each with its verdict."""
@@ -37,7 +48,11 @@ def unverified_reply_rule(marks: Marks) -> str:
 def bridge_chains(plan: Plan) -> Iterator[str]:
     """Yield the ``bridge`` table: it copies the tag of a bridge's port, which ``inet`` does not see, into the mark."""
     marks = Marks(plan)
-    rules = [f"{TAGGED} goto tagged", f"meta mark and {marks.mask} != 0 {marks.clear}"]
+    rules = [
+        f"{UNTAGGED} {marks.none} accept",
+        f"{TAGGED} goto tagged",
+        f"meta mark and {marks.mask} != 0 {marks.clear}",
+    ]
     yield chain("tag", rules, "filter hook prerouting priority -300")
     yield dispatch(
         "tagged", "iifgroup", "devgroup", {str(s.group): f"set_{s.number}" for s in plan.policy_sets}
@@ -48,12 +63,11 @@ def bridge_chains(plan: Plan) -> Iterator[str]:
 
 def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield chains, maps and sets of the ``inet`` table that give a packet its mark; the guards do the rest."""
-    yield chain("steer", _steer(marks), "filter hook prerouting priority dstnat + 10")
+    yield chain("steer", _steer(plan, marks), "filter hook prerouting priority dstnat + 10")
     groups = {str(s.group): f"set_{s.number}" for s in plan.policy_sets}
-    yield chain("tagged", ["ct direction reply goto tagged_reply", "goto tagged_original"])
     yield chain("tagged_reply", [unverified_reply_rule(marks), "goto tagged_reply_group"])
-    yield chain("reply", [unverified_reply_rule(marks), "goto accept_reply"])
-    yield dispatch("tagged_original", "iifgroup", "devgroup", groups)
+    yield chain("reply", [unverified_reply_rule(marks), f"{marks.clear} accept"])
+    yield dispatch("tagged", "iifgroup", "devgroup", groups, ["ct direction reply goto tagged_reply"])
     # Replies of a tagged pod return as the original packet came; of a group without a policy set not even these.
     yield dispatch("tagged_reply_group", "iifgroup", "devgroup", dict.fromkeys(groups, "accept_reply"))
     yield chain("accept_reply", [f"{marks.clear} accept"])
@@ -73,7 +87,13 @@ def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
     yield chain("off_path", _off_path())
 
 
-def _steer(marks: Marks) -> Iterator[str]:
+def _steer(plan: Plan, marks: Marks) -> Iterator[str]:
+    # First what has nothing to do with us, see :mod:`cni.datapath.hooks`.
+    begun = "ct state established,related"
+    yield f"{UNTAGGED} {marks.none} {marks.foreign} {begun} iifname != {TUNNELS} accept"
+    # A tunnel's packets are answered by none of their own connection. They are judged where they are delivered, see
+    # :mod:`cni.datapath.tunnel_port_guard`, and not forwarded.
+    yield f"{UNTAGGED} {marks.none} udp dport {plan.port} accept"
     yield f"{TAGGED} goto tagged"
     yield "ct direction reply goto reply"
     # Before it is routed: the address inside the tunnels may be none of this node's.
@@ -141,6 +161,26 @@ def gaps(networks: Sequence[Network]) -> Iterator[tuple[Address, Address]]:
         yield kind(free), kind((1 << networks[0].max_prefixlen) - 1)
 
 
+def widest(networks: Sequence[Network]) -> Iterator[str]:
+    """Yield what an address is compared with to find that it is in one of the two widest :func:`gaps`.
+
+    That is one range around both, and the hole between them: nothing where the gaps are the ends of all addresses.
+    """
+    found = sorted(gaps(networks), key=lambda gap: int(gap[0]) - int(gap[1]))[:2]
+    if not found:
+        return
+    found.sort(key=lambda gap: int(gap[0]))
+    first, last = found[0][0], found[-1][1]
+    if int(first) or int(last) + 1 < 1 << first.max_prefixlen:
+        yield _range(first, last)
+    if len(found) > 1:
+        yield f"!= {_range(found[0][1] + 1, found[1][0] - 1)}"
+
+
+def _range(first: Address, last: Address) -> str:
+    return f"{first}" if first == last else f"{first}-{last}"
+
+
 def _verdict(egress: PlanEgressIP, version: int) -> str:
     served = bool(egress.master) and egress.family == version
     if egress.direct and not served:
@@ -163,14 +203,18 @@ def routeless(plan: Plan) -> frozenset[str]:
 def _steer_slot(plan: Plan, egress: PlanEgressIP, marks: Marks, counted: bool) -> Iterator[str]:
     """Yield the rules that give a slot's packets their mark. ``counted``: no route takes them, so they are counted."""
     slot = marks.of(egress.slot)
+    leaves = plan.serves(egress) and own_routing.of(egress)
+    steered = marks.put("meta", marks.leaving(egress.slot) if leaves else slot)
+    if not counted:
+        # Most packets: the connection is on this path already.
+        yield f"ct mark and {marks.mask} == {slot} {steered} accept"
     # A connection keeps the source address of its first packet: it cannot move to another path.
     yield f"{CONFIRMED} ct mark and {marks.mask} != {slot} goto off_path"
     yield "ct state invalid,untracked goto off_path"
     if counted:
         yield "jump no_master"
     yield marks.put("ct", slot)
-    leaves = plan.serves(egress) and own_routing.of(egress)
-    yield marks.put("meta", marks.leaving(egress.slot) if leaves else slot)
+    yield steered
 
 
 def _off_path() -> Iterator[str]:

@@ -50,6 +50,11 @@ def fdb(plan: Plan) -> Iterator[Fdb]:
         yield Fdb(ids.SYNC_DEVICE, ids.FLOOD_MAC, node.address)
 
 
+def ports(plan: Plan) -> tuple[int, ...]:
+    """Return the port that :func:`input_rules` guard; none without partners."""
+    return (ids.SYNC_PORT,) if partners(plan) else ()
+
+
 def input_rules(plan: Plan) -> Iterator[str]:
     """Yield the rules for packets to conntrackd: those that came through the device, and no others.
 

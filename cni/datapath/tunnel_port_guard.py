@@ -50,17 +50,15 @@ INNER_SOURCE = {4: "@th,336,32", 6: "@th,304,128"}
 
 def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the chains, sets and maps of the guards."""
-    yield chain(
-        "output_guard", [f"udp dport {plan.port} goto tunnel_send"], "filter hook output priority filter - 20"
-    )
     others = f"meta priority and {ids.ENCAPSULATED:#x} == 0 counter drop"
     known = f"meta priority set meta priority and {ids.ENCAPSULATED ^ 0xFFFFFFFF:#x} accept"
     yield chain("tunnel_send", [others, f"{BY_PROCESS} goto tunnel_process", known])
     own = [f"{to} {known}" for to in process_tunnels(plan)]
     own += [f"oifname {probe} {known}" for probe in path_proof.OUTER]
     yield chain("tunnel_process", [*own, "counter drop"])
-    yield chain("input_guard", _input_guard(plan, marks), "filter hook input priority filter - 20")
     yield from _tunnels(plan)
+    yield from _delivered(marks)
+    yield chain("tunnel_probe", [f"iifname {probe} accept" for probe in path_proof.OUTER])
     yield chain("tunnel_receive", _receive(plan))
 
 
@@ -75,22 +73,33 @@ def process_tunnels(plan: Plan) -> Iterator[str]:
         yield f"meta skuid 0 {VNI} {ids.SYNC_VNI:#x}"
 
 
-def _input_guard(plan: Plan, marks: Marks) -> Iterator[str]:
-    """Yield the rules for packets to this node itself."""
-    yield from sync_device.input_rules(plan)
+def output_rules(plan: Plan) -> Iterator[str]:
+    """Yield the rule for what this node sends to the port."""
+    yield f"udp dport {plan.port} goto tunnel_send"
+
+
+def _delivered(marks: Marks) -> Iterator[str]:
+    """Yield the chain for what came out of a tunnel and is delivered to this node itself."""
     # Addresses of this node that the inventory does not name (another program's, a second network's): policies steer
     # packets to them into the tunnel. The gateway's table has marked the packet; it drops packets to virtual addresses.
     taken_in = f"ct mark and {marks.tunneled} != 0 ct mark and {marks.numbers} != 0"
-    out = f'iifname {TUNNELS} iifname != "{ids.RETURN_DEVICE}" ct direction original'
-    yield f"{out} {taken_in} fib daddr type local accept"
+    out = f'iifname != "{ids.RETURN_DEVICE}" ct direction original'
+    accepted = f"{out} {taken_in} fib daddr type local accept"
     # An answer that matches no connection must not make this node send a reset by its own address.
-    yield f"iifname {TUNNELS} counter drop"
+    yield chain("tunnel_deliver", [accepted, "counter drop"])
+
+
+def input_rules(plan: Plan) -> Iterator[str]:
+    """Yield the rules for what is delivered to this node itself."""
+    yield from sync_device.input_rules(plan)
+    # Also what came out of a tunnel: no tunnel is inside another one.
     yield f"udp dport {plan.port} goto tunnel_receive"
+    yield f"iifname {TUNNELS} goto tunnel_deliver"
 
 
 def _receive(plan: Plan) -> Iterator[str]:
     """Yield the rules for outer packets."""
-    yield from (f"iifname {probe} accept" for probe in path_proof.OUTER)
+    yield 'iif "lo" jump tunnel_probe'
     yield f"meta nfproto ipv{10 - _family(plan)} counter drop"
     # A pod may write a node's address into its packets, but they do not come from where that node is.
     yield f"{from_elsewhere(plan)} counter drop"

@@ -18,8 +18,9 @@ import hashlib
 import ipaddress
 from collections.abc import Iterator, Sequence
 
-from cni.datapath.nft_blocks import chain, interface, mapping, transaction
-from cni.datapath.tunnel_port_guard import BY_PROCESS
+from cni.datapath.nft_blocks import KEYWORDS, chain, interface, mapping, transaction
+from cni.datapath.steering import widest
+from cni.datapath.tunnel_port_guard import BY_PROCESS, ETHERTYPES
 from cni.kernel import ids
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -49,7 +50,7 @@ def _blocks(addresses: set[Address], devices: list[str], port: int, own: Sequenc
     yield chain("allow4", [f"ip saddr @{ids.FENCE_OPEN4} accept", "counter drop"])
     yield chain("allow_arp", [f"arp saddr ip @{ids.FENCE_OPEN4} accept", "counter drop"])
     yield chain("allow6", [f"ip6 saddr @{ids.FENCE_OPEN6} accept", "counter drop"])
-    rules = list(_ethertype_check())
+    rules = [*_free(addresses, port), *_ethertype_check()]
     if port:
         yield chain("tunnel_process", [*(f"{to} return" for to in own), "counter drop"])
         rules.append(f"udp dport {port} {BY_PROCESS} jump tunnel_process")
@@ -62,6 +63,21 @@ def _blocks(addresses: set[Address], devices: list[str], port: int, own: Sequenc
     for device in devices:
         name = f"device_{hashlib.sha256(device.encode()).hexdigest()[:16]}"
         yield chain(name, rules, f"filter hook egress device {interface(device)} priority filter")
+
+
+def _free(addresses: set[Address], port: int) -> Iterator[str]:
+    """Yield a rule for each IP version that lets most frames pass: no other rule could drop them.
+
+    Their source lies in one of the widest ranges without a virtual address. Ranges are part of the rule, not in a set.
+    """
+    to = f"th dport != {port} " if port else ""
+    for version, keyword in KEYWORDS.items():
+        networks = [ipaddress.ip_network(address) for address in addresses if address.version == version]
+        source = "".join(f"{keyword} saddr {each} " for each in widest(networks))
+        # An advertisement may name another address than its source.
+        other = "meta l4proto != ipv6-icmp " if version == 6 else ""
+        ethertype = f"meta protocol {keyword} @ll,96,16 {ETHERTYPES[version]}"
+        yield f"{ethertype} {source}{other}{to}accept"
 
 
 def _ethertype_check() -> Iterator[str]:

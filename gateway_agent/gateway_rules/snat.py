@@ -46,23 +46,26 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
     answer = f"{answering} {marks.put('meta', marks.reply)}"
     # Counted here and before the tunnel: the difference is the number of packets that another program drops.
     counted = f"{answering} counter {marks.put('meta', marks.reply)}"
-    # After the node's own steering, which clears the mark of every reply.
-    passing = [f'iifname "{device}" accept' for device in (ids.RETURN_DEVICE, ids.SYNC_DEVICE)]
     routed = [egress for egress in ready if own_routing.of(egress)]
     back = [f"ct direction reply ct mark and {marks.mask} != 0 jump routed_answer"] if routed else []
     yield chain("routed_answer", _routed_answers(routed, marks))
-    ingress = [counted, *back, *passing, f"iifname {TUNNELS} goto from_tunnel"]
+    # First what has nothing to do with us.
+    others = f"{marks.foreign} iifname != {TUNNELS} accept"
+    ingress = [others, counted, *back, f"iifname {TUNNELS} goto from_tunnel"]
+    # Behind the node's own steering, which clears the mark of every answer.
     yield chain("ingress", ingress, "filter hook prerouting priority dstnat + 20")
     yield from _inbound(ready)
     yield chain("unsolicited", _unsolicited())
-    yield dispatch("from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.inlet}" for e in ready})
+    yield mapping("from_tunnel_to", "ifname", (f'"{e.device}" : goto from_{e.inlet}' for e in ready))
+    passing = [f'iifname "{device}" accept' for device in (ids.RETURN_DEVICE, ids.SYNC_DEVICE)]
+    yield chain("from_tunnel", ["iifname vmap @from_tunnel_to", *passing, "counter drop"])
     yield chain("stale", _stale(marks))
     for egress in ready:
         yield chain(f"from_{egress.inlet}", _from_tunnel(plan, egress, marks))
     # Resets and errors from this node itself have the service's address as source: outside the tunnel, a cloud drops
     # them.
     yield chain("local_reply", [answer, *_errors(ready, marks)], "route hook output priority mangle")
-    yield from tcp_pickup.chains(ready)
+    yield from tcp_pickup.chains(ready, marks)
     yield from _nat(ready, marks)
 
 
@@ -121,15 +124,20 @@ def _unsolicited() -> Iterator[str]:
 
 
 def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
+    _, shown = interface_and_source(egress)
     if plan.isolated:
         yield "ct state new counter drop"
+    leaving = [marks.put("meta", marks.leaving(egress.slot))] if own_routing.of(egress) else []
+    source = f"ct reply {KEYWORDS[egress.family]} daddr"
+    # Most packets: the connection is known, and has the right address.
+    known = f"ct mark and {marks.wide} == {marks.taken_in(egress.inlet)} {source} {shown}"
+    yield " ".join((known, *leaving, "accept"))
     # A connection keeps the source address of its first packet, which may have come when another address was valid.
     # Connections to this node itself have no source address of ours.
-    elsewhere = f"ct reply {KEYWORDS[egress.family]} daddr != {interface_and_source(egress)[1]} fib daddr type != local"
+    elsewhere = f"{source} != {shown} fib daddr type != local"
     yield f"{CONFIRMED} ct mark and {marks.tunneled} != 0 {elsewhere} goto stale"
     yield marks.take_in(egress.inlet)
-    if own_routing.of(egress):
-        yield marks.put("meta", marks.leaving(egress.slot))
+    yield from leaving
 
 
 def _stale(marks: Marks) -> Iterator[str]:
@@ -146,11 +154,11 @@ def _nat(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
     node's table (``leave_steered``) would drop it.
     """
     devices = dict.fromkeys(interface_and_source(egress)[0] for egress in ready)
-    numbered = [f"oifname {device} ct mark and {marks.numbers} != 0 goto nat_numbered" for device in devices]
+    numbered = [f"oifname {device} ct mark and {marks.numbers} != 0 goto nat_steered" for device in devices]
     yield chain("nat", numbered, "nat hook postrouting priority srcnat - 10")
-    yield chain("nat_numbered", [f"{marks.from_tunnel} goto nat_taken_in", "goto nat_steered"])
     slots = {marks.of(egress.slot): f"nat_{egress.inlet}" for egress in ready if egress.slot}
-    yield dispatch("nat_steered", f"ct mark and {marks.mask}", "mark", slots)
+    taken_in = [f"{marks.from_tunnel} goto nat_taken_in"]
+    yield dispatch("nat_steered", f"ct mark and {marks.mask}", "mark", slots, taken_in)
     inlets = {marks.taken_in(egress.inlet): f"nat_{egress.inlet}" for egress in ready}
     yield dispatch("nat_taken_in", f"ct mark and {marks.wide}", "mark", inlets)
     for egress in ready:

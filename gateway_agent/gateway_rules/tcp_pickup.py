@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cni.datapath.nft_blocks import KEYWORDS, MIDDLE, chain, dispatch
+from cni.datapath.nft_blocks import KEYWORDS, MIDDLE, TUNNELS, Marks, chain, dispatch
 from cni.kernel import ids
 from cni.plan import PlanEgressIP
 
@@ -36,7 +36,7 @@ MAX_ELEMENTS = 65536
 """Largest number of connections that are watched; the others are neither helped nor reset."""
 
 
-def chains(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
+def chains(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
     """Yield sets and chains. ``ready``: the egress IPs that this node can serve."""
     families = sorted({egress.family for egress in ready if egress.address})
     for family in families:
@@ -53,22 +53,38 @@ def chains(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
         yield chain("middle_basic", ["counter reject with tcp reset"])
     by_tunnel = {f'"{e.device}"': f"middle{e.family}" if e.address else "middle_basic" for e in ready}
     yield dispatch("middle", "iifname", "ifname", by_tunnel)
-    yield chain("tcp_pickup", _rules(families), "filter hook forward priority filter - 10")
+    if families:
+        yield chain("pickup_out", _from_pods(families))
+        yield chain("pickup_back", _to_pods(families))
+    yield chain("tcp_pickup", _rules(families, marks), "filter hook forward priority filter - 10")
 
 
-def _rules(families: list[int]) -> Iterator[str]:
+def _rules(families: list[int], marks: Marks) -> Iterator[str]:
+    # First what has nothing to do with us: what came out of a tunnel has the mark of the tunnel.
+    yield f"{marks.foreign} accept"
     # Packets by a tunnel of no egress IP that this node can serve are dropped by the node's own table, too.
-    middle = f'iifname "{ids.DEVICE_PREFIX}*" iifname != "{ids.RETURN_DEVICE}"'
-    yield f"{middle} ct state new {MIDDLE} goto middle"
+    middle = f'iifname {TUNNELS} iifname != "{ids.RETURN_DEVICE}"'
+    yield f"ct state new {middle} {MIDDLE} goto middle"
+    if families:
+        yield f"meta l4proto tcp ct state established iifname {TUNNELS} goto pickup_out"
+        yield f'meta l4proto tcp ct state established oifname "{ids.RETURN_DEVICE}" goto pickup_back'
+
+
+def _from_pods(families: list[int]) -> Iterator[str]:
+    """Yield the rules for segments with data."""
+    # With data for certain: headers are not longer than that. Each segment is looked up once at most.
+    for loaded in ("meta length <= 100 tcp flags & (syn | rst | psh) == psh", f"meta length > 100 {MIDDLE}"):
+        for family in families:
+            of = f"meta nfproto ipv{family} {_ends(family)}"
+            yield f"{loaded} {of} @picked_up{family} goto data_segment{family}"
+
+
+def _to_pods(families: list[int]) -> Iterator[str]:
+    """Yield the rules for empty acknowledgements."""
     for family in families:
-        of = f"ct state established meta nfproto ipv{family}"
-        # Certainly with data: headers are not longer than that.
-        for loaded in ("tcp flags & (syn | rst | psh) == psh", f"{MIDDLE} meta length > 100"):
-            from_pod = f'iifname "{ids.DEVICE_PREFIX}*" {of} {loaded} {_ends(family)}'
-            yield f"{from_pod} @picked_up{family} goto data_segment{family}"
         empty = "tcp flags & (fin | syn | rst | psh | ack) == ack meta length <= 100"
-        to_pod = f'oifname "{ids.RETURN_DEVICE}" {of} {empty} {_ends_back(family)}'
-        yield f"{to_pod} @picked_up{family} goto empty_ack{family}"
+        of = f"meta nfproto ipv{family} {empty} {_ends_back(family)}"
+        yield f"{of} @picked_up{family} goto empty_ack{family}"
 
 
 def _ends(family: int) -> str:

@@ -12,17 +12,16 @@ from .form import Family, Sample, counter, gauge
 
 REASONS = {
     "no_master": "no_master",
-    "no_gateway": "no_gateway tagged tagged_original",
+    "no_gateway": "no_gateway tagged",
     "no_lease": "",
     "guard": "",
     "forged": "arrival own_source unverified_reply reserved_source foreign_source pod_source marked_source "
     "new_connection",
     "unsolicited": "unsolicited inbound inbound_new",
-    "stale": "stale tcp_pickup middle middle_basic off_path tagged_reply_group port_taken retransmission",
-    "tunnel": "tunnel_send tunnel_process tunnel_receive tunnel_out tunnel_forward tunnel_back tunnel_sync "
-    "input_guard encap",
-    "cluster_port": "lease_source lease_own_rate lease_receive lease_input lease_output sets_receive "
-    "forwarded_datagram",
+    "stale": "stale middle middle_basic off_path tagged_reply_group port_taken retransmission",
+    "tunnel": "tunnel_send tunnel_process tunnel_receive tunnel_out tunnel_forward tunnel_deliver tunnel_back "
+    "tunnel_sync input_guard encap",
+    "cluster_port": "lease_source lease_own_rate lease_receive lease_send sets_receive forwarded_datagram",
     "no_path": "forward_guard forwarded forwarded_reply from from_tunnel out exit leave steered marked steer set "
     "nat nat_steered nat_taken_in ingress leave_steered leave_taken_in leave_from",
 }

@@ -45,11 +45,12 @@ def test_no_chain_of_every_packet_grows_with_the_addresses(count: int) -> None:
         "inbound",
         "inbound_new",
         "nat",
-        "nat_numbered",
         "nat_steered",
         "ingress",
         "from_tunnel",
         "tcp_pickup",
+        "pickup_out",
+        "pickup_back",
     ):
         rules, expected = (chain_of(each, name).count("\n") for each in (more, few))
         assert rules == expected, name
@@ -77,7 +78,7 @@ def holds(place: str, address: object) -> bool:
 
 
 def test_source_nat_stands_whoever_is_master() -> None:
-    assert 'oifname "eth1" ct mark and 0x07f00000 != 0 goto nat_numbered' in text()
+    assert 'oifname "eth1" ct mark and 0x07f00000 != 0 goto nat_steered' in text()
     assert "elements = { 0x00100000 : goto nat_1 }" in text(), "for pods of this node"
     assert "elements = { 0x08100000 : goto nat_1 }" in text(), "for those of others"
     assert 'oifname "eth1" snat ip to 172.16.0.7' in chain_of(text(), "nat_1")
@@ -111,7 +112,7 @@ def test_only_an_isolated_gateway_refuses_new_connections() -> None:
 
 
 def test_connections_of_another_master_end_in_basic_mode_and_go_on_in_virtual_ip_mode() -> None:
-    middle = "ct state new tcp flags & (fin | syn | rst | ack) != syn goto middle"
+    middle = 'ct state new iifname "egw-*" iifname != "egw-back" tcp flags & (fin | syn | rst | ack) != syn goto middle'
     assert middle in chain_of(text(), "tcp_pickup")
     assert f'"{EGRESS.device}" : goto middle_basic' in text()
     assert "counter reject with tcp reset" in chain_of(text(), "middle_basic")

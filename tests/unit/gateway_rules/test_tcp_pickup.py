@@ -6,8 +6,11 @@ import re
 
 import pytest
 
+from cni.datapath.nft_blocks import Marks
 from cni.plan import PlanEgressIP
 from gateway_agent.gateway_rules import tcp_pickup
+
+from ..cni.datapath.test_objects import plan
 
 BASIC = PlanEgressIP("1" * 16, "basic", "", 1, 1, ("g1",), interface="eth1", source="172.16.0.7")
 FOUR = PlanEgressIP("4" * 16, "four", "172.16.0.50", 2, 2, ("g1",), interface="eth1", source="172.16.0.50")
@@ -15,7 +18,7 @@ SIX = PlanEgressIP("6" * 16, "six", "2001:db8::50", 3, 3, ("g1",), interface="et
 
 
 def text(*ready: PlanEgressIP) -> str:
-    return "".join(tcp_pickup.chains(ready))
+    return "".join(tcp_pickup.chains(ready, Marks(plan("g1"))))
 
 
 def test_in_basic_mode_a_connection_in_its_middle_is_reset_and_nothing_is_remembered() -> None:
@@ -34,7 +37,7 @@ def test_every_set_and_chain_that_a_rule_names_is_there_and_none_is_for_nothing(
     named = set(re.findall(r"@(\w+)", rules)) | set(re.findall(r"goto (\w+)", rules))
     assert named == made - {"tcp_pickup"}
     families = {str(egress.family) for egress in ready if egress.address}
-    of_basic = {"middle", "middle_to", "middle_basic"}
+    of_basic = {"middle", "middle_to", "middle_basic", "pickup_out", "pickup_back"}
     assert {name[-1] for name in named - of_basic} == families
 
 

@@ -22,5 +22,17 @@ def test_there_is_one_base_chain_for_each_hook_and_priority() -> None:
 def test_a_pod_cannot_send_to_the_port_of_the_tunnels() -> None:
     text = "".join(chains(plan("w1"), Marks(plan("w1"))))
     body = text[text.index("chain forward_guard") :]
-    assert body.split("\n")[2].strip() == "meta l4proto udp jump forwarded_datagram"
+    rules = [line.strip() for line in body.partition("}")[0].splitlines()]
+    to_others = rules[2 : rules.index("meta l4proto udp jump forwarded_datagram")]
+    assert len(to_others) == 3
+    assert all("th dport != 4799 " in rule for rule in to_others), "all others are judged by the port first"
     assert "udp dport 4799 counter drop" in text
+
+
+def test_the_first_rule_of_a_hook_compares_without_a_set() -> None:
+    for name in ("w1", "g1"):
+        for table in objects.node_nft(plan(name)).split("\ntable ")[1:]:
+            for chain, hook, _ in BASE.findall(table):
+                first = table.partition(f"chain {chain} {{")[2].splitlines()[2]
+                assert "accept" in first or "nat" in chain, (hook, first)
+                assert "@" not in first

@@ -242,7 +242,7 @@ def test_over_ipv6_nodes_are_reached_by_ipv6() -> None:
     text = node_nft(dual(nodes=NODES6))
     [receive] = re.findall(r"chain tunnel_receive \{\n(.*?)\t\}", text, re.DOTALL)
     # Behind the rules for this node's own probes.
-    first, *_ = [rule for rule in receive.splitlines() if 'iifname "lo"' not in rule]
+    first, *_ = [rule for rule in receive.splitlines() if 'iif "lo"' not in rule]
     assert first == "\t\tmeta nfproto ipv4 counter drop"
     assert "typeof ip6 saddr\n\t\telements = { fd00:10::1, fd00:10::2 }" in text
     assert f"snat ip to {ids.inner('fd00:10::11', 4)}" in text

@@ -68,5 +68,5 @@ def test_it_is_known_behind_its_tunnel_too(family: int) -> None:
     inner = probe(family)[8 + 8 + 14 + (20 if family == 4 else 40) :]
     assert matches(path_proof.INNER, inner)
     rule = path_proof.arrived('oifname "eth1"')
-    assert rule.startswith(f'oifname "eth1" {path_proof.INNER} log group ')
+    assert rule.startswith(f'{path_proof.INNER} oifname "eth1" log group ')
     assert rule.endswith(" drop"), "no probe leaves the node"

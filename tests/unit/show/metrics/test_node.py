@@ -135,7 +135,7 @@ def test_refused_packets_by_reason() -> None:
     refused = {
         (ids.NFT_FENCE, "allow4"): 1, (ids.NFT_FENCE, "allow6"): 2, (ids.NFT_GUARD, "unjudged"): 3,
         (ids.NFT_NODE_INET, "own_source"): 4, (ids.NFT_GATEWAY, "unsolicited"): 5, (ids.NFT_GATEWAY, "stale"): 6,
-        (ids.NFT_NODE_INET, "no_master"): 9, (ids.NFT_NODE_INET, "tagged_original"): 10,
+        (ids.NFT_NODE_INET, "no_master"): 9, (ids.NFT_NODE_INET, "tagged"): 10,
         (ids.NFT_NODE_INET, "out_17"): 7, (ids.NFT_NODE_INET, "of_a_newer_version"): 8,
     }  # fmt: skip
     seen = Observation("g1", view(), kernel=NodeCounters(refused=refused))
