@@ -17,7 +17,8 @@ import sys
 import time
 
 RESETTING = struct.pack("ii", 1, 0)
-PATIENCE_S = 10.0
+PATIENCE_S = 45.0
+"""Seconds in which the answers come after the last connection was due. On a busy machine it is opened late."""
 BACKLOG = 4096
 
 
