@@ -34,7 +34,10 @@ class Effects:
         self._tunnels.follow(ownership.master_table.changed, ownership.master_table, now, pending)
         ownership.master_table.changed.clear()
         # Then the fence: it must be closed before a release is sent, and have the ticket before a request is sent.
-        after = self._virtual_ips.reconcile(ownership.owner.held(now), ownership.specs, now, pending)
+        owner = ownership.owner
+        after = self._virtual_ips.reconcile(
+            owner.held(now), ownership.specs, now, pending, owner.running.renewals
+        )
         self._state.remember(pending)
         pending += self._state.outbox.take()
         pending += [*after, *self._conflicts.take_probes()]

@@ -26,6 +26,8 @@ class Election:
         self._node = node
         self._conflicts = conflicts
         self._vacancy = Vacancy()
+        self._at_rest: object = None
+        """The facts with which nothing was open to decide; None: something was."""
         self._masterless = Masterless(node.ownership.egress_ips)
 
     @property
@@ -49,6 +51,9 @@ class Election:
     def decide(self, now: int) -> None:
         """Decide which egress IPs this node requests and which it hands over."""
         node = self._node
+        if self._at_rest is not None and self._at_rest == self._facts(now):
+            return
+        self._at_rest = None
         without_quorum, pending = node.quorum_view.may_serve_without_quorum(now), self._ask_first(now)
         barred = not node.quorum_view.quorum(now).sets or (
             node.quorum_view.isolated(now) and not without_quorum
@@ -70,12 +75,30 @@ class Election:
             masters=self._healthy_masters(alive),
             may_request=node.is_egress and not barred,
             without_quorum=without_quorum,
-            warming=mastership.warming(now),
+            warming=mastership.ability.warming(now),
             taken=taken,
             missed_at=node.failure_detector.last_suspected_at,
             targets=mastership.rebalance.targets(now),
         )
-        self._apply(election_input, now)
+        if not self._apply(election_input, now) and not pending and not election_input.targets:
+            self._at_rest = self._facts(now)
+
+    def _facts(self, now: int) -> object:
+        """Return all by which a decision may differ from the last one if that found nothing open.
+
+        What depends on time alone is open as long as it does.
+        """
+        node = self._node
+        detector, suspect_ns = node.failure_detector, node.ownership.timers.suspect_ns
+        detector.update(suspect_ns, now)
+        return (
+            node.ownership.egress_ips.version,
+            frozenset(detector.alive(suspect_ns, now)),
+            node.is_egress,
+            node.quorum_view.isolated(now),
+            node.quorum_view.may_serve_without_quorum(now),
+            bool(node.quorum_view.quorum(now).sets),
+        )
 
     def _healthy_masters(self, alive: Collection[str]) -> dict[str, str]:
         """Return the masters by egress id, without this node. ``alive``: the nodes that are not suspect."""
@@ -98,15 +121,18 @@ class Election:
             node.due.revision += 1
         return self._vacancy.pending
 
-    def _apply(self, election_input: ElectionInput, now: int) -> None:
-        """Request the egress IPs without a master if it is this node's turn; hand over those that it is not to keep."""
+    def _apply(self, election_input: ElectionInput, now: int) -> bool:
+        """Request the egress IPs without a master if it is this node's turn; hand over those that it is not to keep.
+
+        Return True if anything is open, or will be without another input.
+        """
         ownership, me = self._node.ownership, self._node.me
         masters = {**election_input.masters, **dict.fromkeys(ownership.owner.held(now), me)}
         known = [identity for identity in ownership.specs if identity != PROPOSER_LEASE]
         self._masterless.update(known, masters, election_input.targets, ownership.rebalance.shared(now), now)
         election_input = replace(election_input, fresh=self._masterless.fresh(now))
         if not self._undecided(election_input, now):
-            return
+            return bool(election_input.fresh) or election_input.without_quorum
         order = candidates(replace(election_input, masters=masters))
         returning = any(spec.failback for spec in ownership.specs.values())
         ideal = candidates(replace(election_input, masters={}, targets={}, fresh={})) if returning else {}
@@ -126,6 +152,7 @@ class Election:
                     masters[identity] = transfer.target
             else:
                 self._contend(identity, order[identity], election_input, now)
+        return True
 
     def _contend(self, identity: str, order: Sequence[str], election_input: ElectionInput, now: int) -> None:
         """Request an egress IP that this node does not hold, or withdraw.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .ipc import EgressIPSpec, Facts, KeeperConfig
+from .ipc import Facts, KeeperConfig
 from .mastership.ownership import Ownership
 from .messages.bodies import Heartbeat, Subscribe
 from .messages.outbox import Outbox
@@ -12,7 +12,7 @@ from .placement.placement import rendezvous_hash
 from .voting.proposer import Proposer
 from .voting.protocol import SECOND, Claim, Request
 from .voting.quorum_view import QuorumView
-from .voting.voter_set import PROPOSER_LEASE, VoterSetState
+from .voting.voter_set import VoterSetState
 
 SUBSCRIBE_NS = 2 * SECOND
 STOPPING = "stopping"
@@ -35,6 +35,8 @@ class MessageBuilder:
         self._mastership = mastership
         self._proposer = proposer
         self._outbox = outbox
+        self._claims: tuple[dict[str, int], tuple[Claim, ...]] = {}, ()
+        """The claims of the last request, and as they are sent."""
 
     def heartbeat(
         self, config: KeeperConfig, stopping: bool, now: int, request: Request | None = None
@@ -48,18 +50,22 @@ class MessageBuilder:
             voters=voter_set_state.current,
             accepted=voter_set_state.accepted,
             asked=request.quorum.asked if request else (),
-            claims=tuple(Claim(identity, epoch) for identity, epoch in request.claims.items())
-            if request
-            else (),
+            claims=self._claimed(request.claims) if request else (),
             releases=mastership.own_masters.releases(now),
             isolated=is_egress and self._contact.isolated(now),
             reason=STOPPING if stopping else "" if is_egress else "no egress node any more",
-            unready=_unready(config.node, mastership.specs.values()),
+            unready=mastership.ability.unready,
             masters=mastership.own_masters.announcements(now),
             proposal=self._proposer.proposal,
-            warming=mastership.warming(now),
-            known=tuple(mastership.specs),
+            warming=mastership.ability.warming(now),
+            known=mastership.ability.known,
         )
+
+    def _claimed(self, claims: dict[str, int]) -> tuple[Claim, ...]:
+        """Return claims as they are sent. The same object means the same claims."""
+        if self._claims[0] is not claims:
+            self._claims = claims, tuple(Claim(identity, epoch) for identity, epoch in claims.items())
+        return self._claims[1]
 
     def subscribe(self, nodes: Iterable[str], facts: Facts | None, carries: tuple[str, ...] | None) -> None:
         """Subscribe to the masters of ``nodes``. The message names the masters that this node knows, and its settings.
@@ -83,12 +89,3 @@ class MessageBuilder:
         learning = self._voter_set_state.recovering or self._voter_set_state.current.version == 0
         pause = 2 * config.heartbeat_ns if learning else SUBSCRIBE_NS
         return pause - rendezvous_hash(config.node, str(seed)) % (pause // 4)
-
-
-def _unready(node: str, specs: Iterable[EgressIPSpec]) -> dict[str, str]:
-    """Return, by egress id, why a node cannot serve the egress IPs that it is eligible for."""
-    return {
-        spec.id: spec.reason
-        for spec in specs
-        if not spec.ready and node in spec.eligible and spec.id != PROPOSER_LEASE
-    }

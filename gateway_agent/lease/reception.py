@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
 from . import limits
@@ -10,9 +12,22 @@ from .messages.bodies import Answer, Handover, Heartbeat, Holding, Subscribe, ep
 from .messages.wire import Opened
 from .node_state import NodeState
 from .voting.members import Member
-from .voting.protocol import DURATION, Release
+from .voting.protocol import DURATION, SECOND, Release
 from .voting.voter_node import VoteRequest
 from .voting.voter_set import PROPOSER_LEASE
+
+REPEATS_NS = 1 * SECOND
+"""Time after which a heartbeat is handled in full though it says nothing new: see :data:`.limits.CONFIRMED_NS`."""
+
+
+@dataclass
+class _Handled:
+    """The last heartbeat of a node that was handled in full, and nothing was open after it."""
+
+    heartbeat: Heartbeat
+    version: int
+    """The version of the egress IPs after it."""
+    at: int
 
 
 class Reception:
@@ -24,18 +39,27 @@ class Reception:
         self._next_correction = now
         self._releases: dict[str, frozenset[Release]] = {}
         """The releases in the last heartbeat of each node."""
+        self._handled: dict[str, _Handled] = {}
+        """By node."""
 
     def forget_old(self) -> None:
         """Drop the ids without a known epoch, and the nodes that are gone."""
-        known = {each.id for each in self._node.ownership.egress_ips if each.highest_epoch is not None}
+        egress_ips = self._node.ownership.egress_ips
+        known = {each.id for each in egress_ips if each.highest_epoch is not None}
         self._epochs.forget(known)
         peers = self._node.endpoint.peers
         self._releases = {name: named for name, named in self._releases.items() if name in peers}
+        self._handled = {
+            name: last
+            for name, last in self._handled.items()
+            if name in peers and last.version == egress_ips.version
+        }
 
     def take(self, opened: Opened, now: int) -> None:
         """Handle one message that was authentic and fresh."""
         sender, body = opened.sender, opened.body
-        epochs = epochs_in(body) if body is not None else {}
+        repeated = isinstance(body, Heartbeat) and self._repeats(sender, body, now)
+        epochs = epochs_in(body) if body is not None and not repeated else {}
         if self._epochs.refused(epochs, self._node.ownership.master_table.all_highest(epochs), now):
             self._node.endpoint.counters["out_of_bounds"] += 1
             return
@@ -46,7 +70,8 @@ class Reception:
         if isinstance(body, Heartbeat | Subscribe):
             self._node.agreement.on_facts(sender, body.facts, now, self._node.wall(now))
         if isinstance(body, Heartbeat):
-            self._take_heartbeat(sender, body, now)
+            if not repeated or not self._repeat(sender, body, now):
+                self._take_heartbeat(sender, body, now)
             if self._node.me in body.asked:
                 self.vote(sender, opened.incarnation, body.vote_request, now)
         elif isinstance(body, Answer):
@@ -73,7 +98,26 @@ class Reception:
         elif master != self._node.me:
             self._node.outbox.put([master], wanted)
 
+    def _repeats(self, sender: str, heartbeat: Heartbeat, now: int) -> bool:
+        """Return True if a heartbeat says what the one before said, and this node has the same egress IPs as then."""
+        last = self._handled.get(sender)
+        return (
+            last is not None
+            and now < last.at + REPEATS_NS
+            and last.version == self._node.ownership.egress_ips.version
+            and _says(last.heartbeat) == _says(heartbeat)
+        )
+
+    def _repeat(self, sender: str, heartbeat: Heartbeat, now: int) -> bool:
+        """Take in the receipt of a heartbeat that says nothing new. Return False if it must be handled in full."""
+        if not self._node.failure_detector.repeat(sender, now):
+            return False
+        self._node.quorum_view.raise_max_lease(heartbeat.duration_ns)
+        self._node.ownership.follow(sender, self._handled[sender].heartbeat.masters, now)
+        return True
+
     def _take_heartbeat(self, sender: str, heartbeat: Heartbeat, now: int) -> None:
+        self._handled.pop(sender, None)
         self._node.quorum_view.raise_max_lease(heartbeat.duration_ns)
         if heartbeat.reason == STOPPING:
             self._node.subscribers.leave(sender)
@@ -106,6 +150,8 @@ class Reception:
         ]
         if held:
             self._node.outbox.put([sender], Holding(tuple(held)))
+        if not (heartbeat.reason or heartbeat.releases or outranked or held):
+            self._handled[sender] = _Handled(heartbeat, self._node.ownership.egress_ips.version, now)
 
     def vote(self, sender: str, incarnation: int, request: VoteRequest, now: int) -> None:
         """Vote on the claims of a request, and answer."""
@@ -137,6 +183,20 @@ class Reception:
             if decided and decided.version == current.version + 1:
                 self._node.voter_set.adopt(decided, now)
                 self._node.voters_changed()
+
+
+def _says(heartbeat: Heartbeat) -> tuple[object, ...]:
+    """Return all that a heartbeat says of its sender; the rest is its request."""
+    return (
+        heartbeat.claims,
+        heartbeat.releases,
+        heartbeat.isolated,
+        heartbeat.reason,
+        heartbeat.unready,
+        heartbeat.masters,
+        heartbeat.warming,
+        heartbeat.known,
+    )
 
 
 def _member(heartbeat: Heartbeat, now: int) -> Member:

@@ -29,10 +29,9 @@ SECTION = "daemon rest"
 COMMAND = ".venv/bin/python -m tests.bench.daemon_rest"
 PORT = 7947
 MILLISECOND = 1_000_000
-IDENTITY = "0000000000000001"
 SIGN_OF_LIFE_S = 1.0
-SETTLE_S = 5.0
-"""Seconds after the first master: by then its announcements are over."""
+SETTLE_S = 18.0
+"""Seconds after the first master: by then its announcements are over, and no egress IP moves for an even spread."""
 NAMESPACE = "egw-daemon-rest"
 LIMIT_S = 60.0
 
@@ -78,9 +77,9 @@ class Daemon:
 
     @property
     def master(self) -> str:
-        """Return the master that the daemon follows; empty if there is none."""
+        """Return the master that the daemon follows; empty if there is none, or not one of each egress IP."""
         egress = msgspec.json.decode(self._state, type=KeeperState).egress if self._state else ()
-        return egress[0].master if egress else ""
+        return egress[0].master if egress and all(each.master for each in egress) else ""
 
     def used(self) -> Used:
         """Return what the process has used since its start."""
@@ -99,15 +98,22 @@ def attend(daemons: Sequence[Daemon], seconds: float) -> None:
         time.sleep(min(SIGN_OF_LIFE_S, left))
 
 
-def configs(egress: int, workers: int, port: int, key: Path, heartbeat_ms: int) -> Iterator[KeeperConfig]:
-    """Yield the configuration of each node."""
+def configs(
+    egress: int, workers: int, port: int, key: Path, heartbeat_ms: int, addresses: int = 1
+) -> Iterator[KeeperConfig]:
+    """Yield the configuration of each node. ``addresses``: egress IPs, each of which every egress node can serve."""
     nodes = [f"g{number}" for number in range(1, egress + 1)]
     names = [*nodes, *(f"w{number}" for number in range(1, workers + 1))]
     peers = tuple(Peer(name, f"127.0.0.{at}", name in nodes) for at, name in enumerate(names, 1))
     for name in names:
-        spec = EgressIPSpec(IDENTITY, "gateway", "", tuple(nodes), ready=name in nodes, shown="192.0.2.1")
+        specs = tuple(
+            EgressIPSpec(
+                f"{number:016x}", "gateway", "", tuple(nodes), ready=name in nodes, shown="192.0.2.1"
+            )
+            for number in range(1, addresses + 1)
+        )
         heartbeat = heartbeat_ms * MILLISECOND
-        yield KeeperConfig(name, port, str(key), heartbeat, 5 * heartbeat, False, peers, (spec,))
+        yield KeeperConfig(name, port, str(key), heartbeat, 5 * heartbeat, False, peers, specs)
 
 
 def measure(checkouts: Sequence[Path], options: argparse.Namespace) -> list[tuple[float, float]]:
@@ -123,7 +129,12 @@ def measure(checkouts: Sequence[Path], options: argparse.Namespace) -> list[tupl
                 [
                     Daemon(machine, checkout, Path(place, str(number), config.node), config)
                     for config in configs(
-                        options.egress, options.workers, PORT + number, key, options.heartbeat
+                        options.egress,
+                        options.workers,
+                        PORT + number,
+                        key,
+                        options.heartbeat,
+                        options.addresses,
                     )
                 ]
                 for number, checkout in enumerate(checkouts)
@@ -165,6 +176,7 @@ def main() -> None:
         "--egress", type=int, default=3, help="nodes that can be master (default: %(default)s)"
     )
     parser.add_argument("--workers", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--addresses", type=int, default=1, help="egress IPs (default: %(default)s)")
     parser.add_argument("--heartbeat", type=int, default=50, metavar="MS", help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=20, help="at rest (default: %(default)s)")
     parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="another version, at the same time")

@@ -197,15 +197,13 @@ class EgressIP:
         """Return True if this node is master, that is, if its lease has not ended."""
         return self.state.lease is not None and self.state.lease.holds(now)
 
-    def renew(self, lease: LeaseState) -> None:
-        """Replace the lease without a change of the phase."""
-        self.state = State(self.state.phase, lease, self.state.handover)
-
 
 class EgressIPs:
     """The records of one node, by egress id."""
 
     def __init__(self) -> None:
+        self.version = 0
+        """Grows before anything changes but the ends of leases: what is worked out from the rest is kept until then."""
         self._by_id: dict[str, EgressIP] = {}
         self._in_phase: dict[Phase, dict[str, EgressIP]] = {
             phase: {} for phase in Phase if phase is not Phase.IDLE
@@ -237,7 +235,7 @@ class EgressIPs:
     def lease(self, identity: str) -> LeaseState | None:
         """Return the lease that is held or requested."""
         record = self._by_id.get(identity)
-        return record.lease if record else None
+        return record.state.lease if record else None
 
     def holds(self, identity: str, now: int) -> bool:
         """Return True if this node is master."""
@@ -271,6 +269,7 @@ class EgressIPs:
         after = TRANSITIONS[before].get(event)
         if after is None:
             raise IllegalTransition(f"{identity} is {before.value}: {event.name} does not belong there")
+        self.version += 1
         if after is not Phase.IDLE:
             self._in_phase[after][identity] = record
         record.state = State(
@@ -297,4 +296,5 @@ class EgressIPs:
             elif record.unused_since is None:
                 record.unused_since = now
             elif now >= record.unused_since + FORGET_NS:
+                self.version += 1
                 del self._by_id[identity]

@@ -160,9 +160,9 @@ class Acquisition:
         ``former``: the last known masters by egress id; these are no candidates.
         """
         releases = []
-        for identity in request.claims:
-            record = self._egress_ips.find(identity)
-            if record is None or record.phase is not Phase.REQUESTING or not record.lease or not record.wait:
+        for record in self._egress_ips.in_phase(Phase.REQUESTING):
+            identity = record.id
+            if identity not in request.claims or not record.lease or not record.wait:
                 continue
             wait, refusals = record.wait, [r for r in refused if r.id == identity]
             for refusal in refusals:
@@ -175,7 +175,7 @@ class Acquisition:
                 wait.alone_before = wait.not_before
                 wait.tries += 1
                 continue
-            earliest = request.quorum.met_at(request.moments.get(identity, {}))
+            earliest = request.quorum.met_at(request.moments_of(identity))
             if earliest < NEVER:
                 later = earliest + wait.rank * timers.heartbeat_ns
                 record.lease.retry_at = _again(earliest, later, now)

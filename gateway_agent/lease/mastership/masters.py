@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -31,8 +31,28 @@ class MasterChange:
     planned: bool = False
 
 
+@dataclass
+class _Repetition:
+    """Announcements of a node that change nothing as long as they and the egress IPs stay the same."""
+
+    announcements: Sequence[MasterAnnouncement]
+    version: int
+    """The version of the egress IPs that they belong to."""
+    at: int
+    """The moment at which they were received last."""
+    noted: bool = True
+    """True if the entries have this moment."""
+
+
 class MasterTable:
-    """The masters by their announcements. Of two masters, the one with the higher epoch is valid."""
+    """The masters by their announcements. Of two masters, the one with the higher epoch is valid.
+
+    Theory of operation
+    -------------------
+    At rest, each heartbeat of a node names the same egress IPs again. Then only the moment of their receipt is new, and
+    it is noted once for all of them (:class:`_Repetition`). It is written into the entries (:meth:`_note_receipts`)
+    before anything reads it or changes an entry.
+    """
 
     def __init__(self, egress_ips: EgressIPs) -> None:
         self._egress_ips = egress_ips
@@ -40,6 +60,12 @@ class MasterTable:
         """Ids with a new master, or whose master has begun or ended a handover. The reader empties this set."""
         self.given_up = False
         """True if the last announcement omits an egress IP that the announcement before named."""
+        self._repetitions: dict[str, _Repetition] = {}
+        """By node."""
+        self._oldest = NEVER
+        """No entry with a master was received before this moment."""
+        self._leaving: set[str] = set()
+        """Ids for whose handover packets are queued."""
 
     def of(self, identity: str) -> MasterEntry:
         """Return the master that this node follows."""
@@ -87,7 +113,13 @@ class MasterTable:
         self, node: str, announcements: Iterable[MasterAnnouncement], hold_ns: int, now: int
     ) -> list[MasterChange]:
         """Note every egress IP that ``node`` is master of. ``hold_ns``: how long a silent master is still followed."""
-        changes, named, self.given_up = [], set(), False
+        self.given_up, announcements = False, tuple(announcements)
+        if self.repeats(node, announcements):
+            self._repetitions[node].at, self._repetitions[node].noted = now, False
+            return []
+        self._note_receipts()
+        self._repetitions.pop(node, None)
+        changes, named, taken = [], set(), 0
         for announcement in announcements:
             named.add(announcement.id)
             record = self._egress_ips.admit(announcement.id)
@@ -103,6 +135,7 @@ class MasterTable:
             self._note(record, announcement.epoch)
             after = _announced(node, announcement, before, now)
             self._set(record, after)
+            taken += 1
             # The same node again, after the end of its lease: no other node has taken over.
             if not same or (before.gone is not None and announcement.epoch > before.epoch):
                 reason, silent_ms = announcement.reason, announcement.silent_ms
@@ -113,13 +146,46 @@ class MasterTable:
             if entry.master == node and record.id not in named and entry.gone is None:
                 self._set(record, replace(entry, gone=f"given up by {node}", gone_at=now))
                 self.given_up = True
+        if taken == len(announcements):
+            self._repetitions[node] = _Repetition(announcements, self._egress_ips.version, now)
         return changes
+
+    def repeats(self, node: str, announcements: Sequence[MasterAnnouncement]) -> bool:
+        """Return True if ``node`` announces what it announced before, and nothing has changed since then."""
+        last = self._repetitions.get(node)
+        return (
+            last is not None
+            and last.version == self._egress_ips.version
+            and (last.announcements is announcements or last.announcements == announcements)
+        )
+
+    def _note_receipts(self) -> None:
+        """Write the receipts of repeated announcements into the entries."""
+        for node, last in self._repetitions.items():
+            if last.noted:
+                continue
+            for record in filter(None, (self._egress_ips.find(each.id) for each in last.announcements)):
+                if record.followed and record.followed.master == node:
+                    record.followed = replace(record.followed, received_at=last.at)
+            last.noted = True
+
+    def forget_old(self) -> None:
+        """Drop the announcements that belong to earlier egress IPs."""
+        self._note_receipts()
+        version = self._egress_ips.version
+        self._repetitions = {n: last for n, last in self._repetitions.items() if last.version == version}
+
+    def silent_ns(self, identity: str, suspect_ns: int, now: int) -> int:
+        """Return for how long nothing has left by an egress IP: see :meth:`.MasterEntry.silent_ns`."""
+        self._note_receipts()
+        return self.of(identity).silent_ns(suspect_ns, now)
 
     def release(self, release: Release, now: int) -> bool:
         """Note that the master has released an egress IP. Return True if that is news.
 
         The master is followed until another one announces itself.
         """
+        self._note_receipts()
         record, entry = self._egress_ips.find(release.id), self.of(release.id)
         if record is None or entry.master != release.node or release.epoch < entry.epoch:
             return False
@@ -136,6 +202,9 @@ class MasterTable:
 
     def silence(self, hold_ns: int, now: int) -> list[MasterChange]:
         """Drop the masters that were silent for ``hold_ns``. Return the changes."""
+        if now < self.next_silence(hold_ns):
+            return []
+        self._note_receipts()
         changes = []
         for record, before in self._entries():
             if before.master and now - before.received_at >= hold_ns:
@@ -144,33 +213,41 @@ class MasterTable:
                 after = MasterEntry(epoch=before.epoch, received_at=before.received_at, lost=reason)
                 self._set(record, after)
                 changes.append(MasterChange(record.id, before, after, reason, silent_ms))
+        self._oldest = min((e.received_at for _, e in self._entries() if e.master), default=NEVER)
         return changes
 
     def next_queue_timeout(self) -> int:
         """Return the moment at which the next queueing of packets times out."""
-        return min(
-            (e.leaving_at + QUEUE_NS for _, e in self._entries() if e.leaving_at > QUEUE_TIMED_OUT),
-            default=NEVER,
-        )
+        return min((self.of(i).leaving_at + QUEUE_NS for i in self._leaving), default=NEVER)
 
     def end_queueing(self, now: int) -> None:
         """End the queueing of packets for handovers that have timed out."""
-        for record, entry in self._entries():
-            if entry.leaving_at and not entry.is_queueing(now):
-                self._set(record, replace(entry, leaving_at=QUEUE_TIMED_OUT))
+        for identity in sorted(self._leaving):
+            record, entry = self._egress_ips.record(identity), self.of(identity)
+            if not entry.is_queueing(now):
+                self._note_receipts()
+                self._set(record, replace(self.of(identity), leaving_at=QUEUE_TIMED_OUT))
 
     def next_silence(self, hold_ns: int) -> int:
-        """Return the moment at which the next master is dropped if it stays silent."""
-        return min((e.received_at + hold_ns for _, e in self._entries() if e.master), default=NEVER)
+        """Return when :meth:`silence` is to be called: no master that stays silent is dropped before."""
+        return min(self._oldest + hold_ns, NEVER)
 
     def _entries(self) -> Iterator[tuple[EgressIP, MasterEntry]]:
         return ((record, record.followed) for record in self._egress_ips if record.followed is not None)
 
     def _set(self, record: EgressIP, entry: MasterEntry) -> None:
         before = record.followed or _NO_MASTER
+        if replace(before, received_at=entry.received_at) != entry:
+            self._egress_ips.version += 1
+        if entry.master:
+            self._oldest = min(self._oldest, entry.received_at)
+        if entry.leaving_at > QUEUE_TIMED_OUT:
+            self._leaving.add(record.id)
         if (before.master, before.leaving_at) != (entry.master, entry.leaving_at):
             self.changed.add(record.id)
         record.followed = entry
+        if entry.leaving_at <= QUEUE_TIMED_OUT:
+            self._leaving.discard(record.id)
 
 
 def _announced(node: str, announcement: MasterAnnouncement, before: MasterEntry, now: int) -> MasterEntry:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..egress_ips.egress_ip import MASTER, EgressIP, EgressIPs, Phase
+from ..egress_ips.egress_ip import EgressIP, EgressIPs, Phase
 from ..egress_ips.master_entry import MasterEntry
+from ..egress_ips.running_leases import RunningLeases
 from ..messages.bodies import MasterAnnouncement
 from ..voting.protocol import MILLISECOND, SECOND, LeaseState, Release
 
@@ -14,14 +15,24 @@ REPEAT_NS = 1 * SECOND
 class OwnMasters:
     """The announcements of one node. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
-    def __init__(self, egress_ips: EgressIPs) -> None:
+    def __init__(self, egress_ips: EgressIPs, running: RunningLeases) -> None:
         self._egress_ips = egress_ips
+        self._running = running
         self._releases: dict[tuple[str, str], tuple[Release, int]] = {}
+        self._announced: tuple[MasterAnnouncement, ...] = ()
+        self._announced_of = -1
+        """The version of the egress IPs that these announcements belong to."""
 
     def announcements(self, now: int) -> tuple[MasterAnnouncement, ...]:
-        """Return the announcements of all egress IPs that this node is master of."""
-        records = self._egress_ips.in_phase(*MASTER)
-        return tuple(each.announced for each in records if each.announced and each.holds(now))
+        """Return the announcements of all egress IPs that this node is master of: the same object while these are."""
+        if self._announced_of == self._egress_ips.version and now < self._running.next_end():
+            return self._announced
+        records = self._running.masters()
+        self._announced_of = -1
+        self._announced = tuple(each.announced for each in records if each.announced and each.holds(now))
+        if len(self._announced) == len(records):
+            self._announced_of = self._egress_ips.version
+        return self._announced
 
     def add(
         self,
@@ -46,6 +57,7 @@ class OwnMasters:
             since, reason = wall_ns / SECOND, _why(before, silent_ms, lease.without_quorum)
         else:
             since, silent_ms, reason, planned = said.since, 0, said.reason, False
+        self._egress_ips.version += 1
         record.announced = MasterAnnouncement(
             record.id,
             lease.held_epoch,

@@ -12,12 +12,13 @@ from ..egress_ips.due import Due
 from ..egress_ips.egress_ip import CANDIDATE, LEASED, EgressIP, EgressIPs, Event, Phase
 from ..ipc import EgressIPSpec
 from ..messages.bodies import Answer, MasterAnnouncement
-from ..placement.candidates import WARM_UP_NS, kept
+from ..placement.candidates import kept
 from ..placement.lateness import Lateness
 from ..placement.rebalance import Rebalance, Transfer
 from ..voting.protocol import EPOCH, HELD, MILLISECOND, NEVER, Release, Request, Verdict, lease_end
 from ..voting.voter_node import VoterNode
 from ..voting.voter_set import PROPOSER_LEASE
+from .ability import Ability
 from .acquisition import Acquisition, Timers
 from .handover import Handovers
 from .masters import MasterTable
@@ -45,9 +46,11 @@ class Ownership:
         self.owner = Owner(self.egress_ips)
         self.master_table = MasterTable(self.egress_ips)
         self.history = History()
-        self.own_masters = OwnMasters(self.egress_ips)
+        self.own_masters = OwnMasters(self.egress_ips, self.owner.running)
         self.wall_offset_ns = 0
         """Difference of Unix time to ``now``."""
+        self._announced_of = -1
+        """The version of the egress IPs whose announcements are those of the leases that run."""
         self._me = me
         self._voter_node = voter_node
         self._subscribers = subscribers
@@ -57,6 +60,7 @@ class Ownership:
         """The moment at which this node began to stop."""
         self._handovers = Handovers(self.egress_ips)
         self.lateness = Lateness()
+        self.ability = Ability(me, self.egress_ips, self.lateness)
         self.rebalance = Rebalance(me, self.egress_ips)
 
     def next_wake(self) -> int:
@@ -78,17 +82,20 @@ class Ownership:
         on.
         """
         self.timers = timers
+        self.egress_ips.version += 1
         self.specs = {spec.id: kept(spec, self.holds(spec.id, now)) for spec in specs}
         self.owner.fenced = frozenset(spec.id for spec in self.specs.values() if spec.address)
         for identity in self.specs:
             self.egress_ips.record(identity)
         for record in self.egress_ips:
             self._set_ready(record, now)
+        self.ability.configure(self.specs)
         self.stopping_since = min(self.stopping_since, now) if stopping else NEVER
 
     def forget_old(self, now: int) -> None:
         """Drop the state of egress IPs that are gone, and of handovers and releases that are over."""
         self.egress_ips.prune(self.specs, now)
+        self.master_table.forget_old()
         self._voter_node.forget({record.id for record in self.egress_ips}, now)
         self.rebalance.forget_old(now)
         self.own_masters.forget_old(now)
@@ -102,12 +109,6 @@ class Ownership:
         if not (spec and spec.leaving and record.holds(now)):
             event = Event.UNABLE if record.phase in CANDIDATE else Event.RELEASE
             self.release(record.id, event, spec.reason if spec else "no longer configured", now)
-
-    def warming(self, now: int) -> tuple[str, ...]:
-        """Return the ids for which this node ranks last, because it has just become ready or is late."""
-        late = self.lateness.is_late(now)
-        ready = ((each.id, each.ready_since) for each in self.egress_ips if each.ready_since is not None)
-        return tuple(i for i, since in ready if late or now < since + WARM_UP_NS)
 
     def handed_over(self) -> bool:
         """Return True if every egress IP that this node released in order to stop has a new master."""
@@ -158,7 +159,7 @@ class Ownership:
     def count(self, voter: str, answer: Answer, now: int) -> Request | None:
         """Count a voter's answer, which may make or renew leases. Return its request; None: the request is too old."""
         refused = self.acquisition.refresh_refusals(answer.refused)
-        grants = self.owner.grants
+        renewals = self.owner.running.renewals
         request = self.owner.count(voter, answer.seq, Verdict(answer.granted, refused), now)
         if request is None:
             return None
@@ -167,21 +168,24 @@ class Ownership:
                 self.master_table.note(refusal.id, refusal.epoch)
             if refusal.why == EPOCH:
                 self.owner.exceed(refusal.id, refusal.epoch)
-        former = {identity: self.master_table.of(identity).master for identity in request.claims}
+        former = {refusal.id: self.master_table.of(refusal.id).master for refusal in refused}
         for release in self.acquisition.on_answer(request, refused, former, self.timers, now):
             self._publish(release, now)
-        if self.owner.grants != grants:
+        if self.owner.running.renewals != renewals:
             self._announce_held(now)
         return request
 
     def _announce_held(self, now: int) -> None:
-        for identity, lease in self.owner.held(now).items():
+        held = self.owner.held(now)
+        # With the same leases, each has its announcement already.
+        for identity, lease in held.items() if self._announced_of != self.egress_ips.version else ():
             before, shown = self.master_table.of(identity), self.specs[identity].shown
-            silent_ns = before.silent_ns(self.timers.suspect_ns, now)
+            silent_ns = self.master_table.silent_ns(identity, self.timers.suspect_ns, now)
             record = self.egress_ips.record(identity)
             if self.own_masters.add(record, lease, shown, before, silent_ns, now + self.wall_offset_ns):
                 record.wait = None
                 self._push(now)
+        self._announced_of = self.egress_ips.version
         self.follow(self._me, self.own_masters.announcements(now), now)
 
     def expire(self, pausing: bool, now: int) -> None:

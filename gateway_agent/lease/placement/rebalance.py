@@ -43,6 +43,7 @@ class Rebalance:
 
     def move(self, identity: str, to: str, now: int) -> None:
         """Note an operator's request for the node ``to`` as master."""
+        self._egress_ips.version += 1
         self._egress_ips.record(identity).move = to, now + REQUEST_TIMEOUT_NS
 
     def forget_old(self, now: int) -> None:
@@ -55,6 +56,7 @@ class Rebalance:
         """Note the target of a release, of this node or of another one."""
         record = self._egress_ips.admit(release.id)
         if release.target and record is not None:
+            self._egress_ips.version += 1
             record.target, record.shared = (release.target, now + TARGET_NS), release.shared
 
     def targets(self, now: int) -> dict[str, str]:

@@ -49,6 +49,7 @@ class ConflictDetection:
         self._probes: list[Probe] = []
         self._vacant: dict[str, int] = {}
         """The moment at which each address was last found to be free."""
+        self._next_forget = 0
 
     def on_arp_claim(
         self, identity: str, address: str, mac: str, interface: str, now: int, wall_ns: int
@@ -152,7 +153,11 @@ class ConflictDetection:
 
     def wake(self, now: int) -> None:
         """Forget old claims and probes."""
-        self._awaited = {at for at in self._awaited if at > now}
+        if self._awaited:
+            self._awaited = {at for at in self._awaited if at > now}
+        if now < self._next_forget:
+            return
+        self._next_forget = now + SECOND
         oldest = now - FORGET_NS
         self._by_address = {a: claim for a, claim in self._by_address.items() if claim.received_at > oldest}
         self._wanted = {a: (since, last) for a, (since, last) in self._wanted.items() if last > oldest}

@@ -126,6 +126,12 @@ class VirtualIPs:
 
     def __init__(self) -> None:
         self._virtual_ips: dict[str, _VirtualIP] = {}
+        self._placed_by: tuple[object, object] | None = None
+        """The leases and specs by which the virtual addresses were chosen."""
+        self._opened_at = -1
+        """The value of ``renewals`` for which the fence is open; -1: not known."""
+        self._next_wake: int | None = NEVER
+        """When the next announcement or probe is due; None: not known."""
         self._tickets: list[Ticket] = []
         self._closing: list[str] = []
         """Addresses that this node no longer serves, and whose fence is not closed yet."""
@@ -145,40 +151,56 @@ class VirtualIPs:
         specs: Mapping[str, EgressIPSpec],
         now: int,
         before: list[Any],
+        renewals: int = -1,
     ) -> list[Effect]:
         """Append the effects that precede any message to ``before``; return the effects that follow the messages.
 
-        ``held``: the leases that have not ended. The network learns of a new master before the workers, whose packets
-        wait for the new master: replies must find it. Neither those packets nor a closed fence need the address on this
-        node; so addresses are added and removed last: on a machine that is busy with other interfaces, the kernel
-        delays that.
+        ``held``: the leases that have not ended. ``renewals``: grows with each that is made or renewed, -1: unknown.
+
+        The network learns of a new master before the workers, whose packets wait for the new master: replies must find
+        it. Neither those packets nor a closed fence need the address on this node; so addresses are added and removed
+        last: on a machine that is busy with other interfaces, the kernel delays that.
         """
-        served = self._served(held, specs)
-        removed = self._leave(served)
+        removed, added = self._place(held, specs, now)
         effects: list[Effect] = [Close(tuple(self._closing))] if self._closing else []
         effects += self._tickets
-        opened: dict[tuple[int, int], list[str]] = {}
-        added: list[Effect] = []
-        for identity, interface in served.items():
-            virtual_ip = self._virtual_ips.get(identity)
-            if virtual_ip is None:
-                virtual_ip = self._virtual_ips[identity] = _VirtualIP(specs[identity].address, interface)
-                virtual_ip.announcements = [now + after for after in ANNOUNCED_NS]
-                virtual_ip.since, virtual_ip.probe_at = now, now + SECOND
-                added.append(AddAddress(virtual_ip.address, virtual_ip.interface))
-            lease = held[identity]
-            if lease.granted_seq > virtual_ip.opened_by:
-                virtual_ip.opened_by = lease.granted_seq
-                opened.setdefault((lease.granted_seq, lease.duration_ns), []).append(virtual_ip.address)
-        effects += [
-            Open(seq, tuple(addresses), open_ns(duration_ns))
-            for (seq, duration_ns), addresses in sorted(opened.items())
-        ]
-        before += [*effects, *self._announce(now)]
+        before += [*effects, *self._open(held, renewals), *self._announce(now)]
         # Cleared only here: an error before this line must not lose the closing of a fence. Closing it twice is
         # harmless.
         self._tickets, self._closing = [], []
         return [*removed, *added, *self._probe(now)]
+
+    def _place(
+        self, held: Mapping[str, LeaseState], specs: Mapping[str, EgressIPSpec], now: int
+    ) -> tuple[list[Effect], list[Effect]]:
+        """Choose the virtual addresses by leases and specs. Return the effects that remove some, and that add some."""
+        if self._placed_by is not None and self._placed_by[0] is held and self._placed_by[1] is specs:
+            return [], []
+        self._placed_by = self._next_wake = None
+        served, added = self._served(held, specs), list[Effect]()
+        removed = self._leave(served)
+        for identity, interface in served.items():
+            if identity not in self._virtual_ips:
+                virtual_ip = self._virtual_ips[identity] = _VirtualIP(specs[identity].address, interface)
+                virtual_ip.announcements = [now + after for after in ANNOUNCED_NS]
+                virtual_ip.since, virtual_ip.probe_at = now, now + SECOND
+                added.append(AddAddress(virtual_ip.address, virtual_ip.interface))
+        self._placed_by, self._opened_at = (held, specs), -1
+        return removed, added
+
+    def _open(self, held: Mapping[str, LeaseState], renewals: int) -> Iterable[Effect]:
+        """Yield what opens the fence for the leases that were made or renewed."""
+        if renewals != -1 and renewals == self._opened_at:
+            return
+        self._opened_at = renewals
+        opened: dict[tuple[int, int], list[str]] = {}
+        for identity, virtual_ip in self._virtual_ips.items():
+            lease = held[identity]
+            if lease.granted_seq > virtual_ip.opened_by:
+                virtual_ip.opened_by = lease.granted_seq
+                opened.setdefault((lease.granted_seq, lease.duration_ns), []).append(virtual_ip.address)
+        for (seq, duration_ns), addresses in sorted(opened.items()):
+            yield Open(seq, tuple(addresses), open_ns(duration_ns))
 
     def _served(self, held: Mapping[str, LeaseState], specs: Mapping[str, EgressIPSpec]) -> dict[str, str]:
         """Return the interface of each virtual address that this node is to serve, by egress id."""
@@ -204,6 +226,9 @@ class VirtualIPs:
         return [RemoveAddress(virtual_ip.address, virtual_ip.interface) for virtual_ip in gone]
 
     def _announce(self, now: int) -> Iterable[Effect]:
+        if now < self.next_wake():
+            return
+        self._next_wake = None
         for virtual_ip in self._virtual_ips.values():
             due = [at for at in virtual_ip.announcements if at <= now]
             if due:
@@ -212,6 +237,9 @@ class VirtualIPs:
                 yield Announce(virtual_ip.address, virtual_ip.interface)
 
     def _probe(self, now: int) -> Iterable[Effect]:
+        if now < self.next_wake():
+            return
+        self._next_wake = None
         for virtual_ip in self._virtual_ips.values():
             if now >= virtual_ip.probe_at:
                 virtual_ip.probe_at = now + PROBE_NS
@@ -225,6 +253,7 @@ class VirtualIPs:
         for identity, virtual_ip in self._virtual_ips.items():
             if virtual_ip.address == address and now >= virtual_ip.since + GRACE_NS:
                 if now >= virtual_ip.contested_at:
+                    self._next_wake = None
                     # The announcement may be delayed but is never left out: after each claim, this node announces last.
                     virtual_ip.contested_at = max(
                         now, virtual_ip.spaced_at - (CONTESTED_AT_ONCE - 1) * CONTESTED_NS
@@ -236,4 +265,10 @@ class VirtualIPs:
 
     def next_wake(self) -> int:
         """Return the moment of the next announcement or probe."""
-        return min((min(p.announcements[0], p.probe_at) for p in self._virtual_ips.values()), default=NEVER)
+        if self._next_wake is None:
+            moments = (
+                min(virtual_ip.announcements[0], virtual_ip.probe_at)
+                for virtual_ip in self._virtual_ips.values()
+            )
+            self._next_wake = min(moments, default=NEVER)
+        return self._next_wake

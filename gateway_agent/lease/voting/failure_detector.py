@@ -28,6 +28,13 @@ class FailureDetector:
         self._by_name[name] = member
         return before is None or replace(before, received_at=member.received_at) != member
 
+    def repeat(self, name: str, now: int) -> bool:
+        """Take in a heartbeat that says what the last one said. Return False if there was none."""
+        before = self._by_name.get(name)
+        if before is not None:
+            self._by_name[name] = replace(before, received_at=now)
+        return before is not None
+
     def retain(self, names: Collection[str]) -> None:
         """Forget all nodes except ``names``."""
         self._by_name = {name: member for name, member in self._by_name.items() if name in names}

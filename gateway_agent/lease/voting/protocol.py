@@ -8,13 +8,12 @@ owners would need two majorities without a common voter (Gray and Cheriton, "Lea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 from msgspec import field
-from msgspec.structs import replace
 
-from ..limits import FORGET_NS, MAX_IDS, Duration, Epoch, Identity, Incarnation, Milliseconds, Name, Text
+from ..limits import Duration, Epoch, Identity, Incarnation, Milliseconds, Name, Text
 
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
@@ -80,15 +79,6 @@ class Verdict(msgspec.Struct, frozen=True):
     refused: tuple[Refusal, ...]
 
 
-class Grant(msgspec.Struct, frozen=True):
-    """A voter's record of an egress IP. ``epoch`` is the highest epoch that the voter ever granted."""
-
-    holder: str
-    incarnation: int
-    epoch: int
-    until: int
-
-
 def lease_end(sent_at: int, duration_ns: int, margin_ns: int = MARGIN_NS) -> int:
     """Return the moment at which a lease ends on the owner's clock."""
     return sent_at + int(duration_ns * (1 - 2 * RATE_BOUND)) - margin_ns
@@ -102,89 +92,6 @@ def ticket_ns(duration_ns: int) -> int:
 def is_majority(voters: Collection[str], members: Sequence[str]) -> bool:
     """Return True if more than half of ``members`` are among ``voters``."""
     return sum(member in voters for member in members) * 2 > len(members)
-
-
-class Voter:
-    """A voter, which grants at most one lease of an egress IP at a time. It stores nothing."""
-
-    def __init__(self, silent_until: int) -> None:
-        """``silent_until``: one lease time after the start, because earlier grants are forgotten."""
-        self.silent_until = silent_until
-        self._last_end: int | None = None
-        """The end of the last grant; None: unknown."""
-        self.grants: dict[str, Grant] = {}
-
-    @property
-    def granted_until(self) -> int:
-        """Return the end of the last grant, including grants of an earlier process."""
-        if self._last_end is None:
-            self._last_end = max([self.silent_until, *(grant.until for grant in self.grants.values())])
-        return self._last_end
-
-    def vote(
-        self,
-        node: str,
-        incarnation: int,
-        claims: Iterable[Claim],
-        duration_ns: int,
-        limit_ns: int,
-        now: int,
-    ) -> Verdict:
-        """Vote on each claim separately.
-
-        ``limit_ns``: the voter's own lease time, which is the longest that it grants.
-        """
-        granted, refused = [], []
-        for claim in claims:
-            refusal = self._refusal(node, claim, duration_ns, limit_ns, now)
-            if refusal is not None:
-                refused.append(refusal)
-                continue
-            before = self.grants.get(claim.id)
-            # If the lease time was shortened, the lease of an earlier request may end later.
-            kept = before.until if before and before.holder == node else 0
-            until = max(now + duration_ns, kept)
-            self.grants[claim.id] = Grant(node, incarnation, claim.epoch, until)
-            # If this grant replaces one of another node, that one has ended.
-            self._last_end = max(self.granted_until, until)
-            granted.append(claim.id)
-        return Verdict(tuple(granted), tuple(refused))
-
-    def _refusal(self, node: str, claim: Claim, duration_ns: int, limit_ns: int, now: int) -> Refusal | None:
-        if now < self.silent_until:
-            return Refusal(claim.id, SILENT, remaining_ns=self.silent_until - now)
-        if duration_ns > limit_ns:
-            return Refusal(claim.id, DURATION)
-        grant = self.grants.get(claim.id)
-        if grant is None:
-            full = len(self.grants) >= MAX_IDS
-            return Refusal(claim.id, HELD, remaining_ns=SECOND) if full else None
-        if grant.holder != node and grant.until > now:
-            return Refusal(claim.id, HELD, grant.holder, grant.epoch, grant.until - now)
-        if claim.epoch < grant.epoch or (claim.epoch == grant.epoch and grant.holder != node):
-            return Refusal(claim.id, EPOCH, grant.holder, grant.epoch)
-        return None
-
-    def forget(self, keep: Collection[str], now: int) -> None:
-        """Drop the grants that ended long ago, except those of ``keep``: their leases ended still earlier."""
-        self._last_end = None
-        self.grants = {
-            identity: grant
-            for identity, grant in self.grants.items()
-            if identity in keep or now < grant.until + FORGET_NS
-        }
-
-    def release(self, release: Release, now: int) -> None:
-        """End the grant, no matter which node passed the release on. A release of an older epoch changes nothing."""
-        grant = self.grants.get(release.id)
-        if (
-            grant
-            and (grant.holder, grant.incarnation) == (release.node, release.incarnation)
-            and grant.epoch <= release.epoch
-            and grant.until > now
-        ):
-            self.grants[release.id] = replace(grant, until=now)
-            self._last_end = None
 
 
 class Quorum(msgspec.Struct, frozen=True):
@@ -223,6 +130,14 @@ class Request(msgspec.Struct):
     """Voters that have granted it, by egress id."""
     moments: dict[str, dict[str, int]] = field(default_factory=dict)
     """The moment at which each voter that answered would grant, by egress id and voter."""
+    granted_all: dict[str, int] = field(default_factory=dict)
+    """The moment at which each voter granted every claim. These voters are not in the two fields above."""
+    settled: bool = False
+    """True if a majority has granted every claim, and the leases are what that makes them."""
+
+    def moments_of(self, identity: str) -> dict[str, int]:
+        """Return the moment at which each voter that answered would grant an egress IP."""
+        return {**self.granted_all, **self.moments.get(identity, {})}
 
 
 class LeaseState(msgspec.Struct):

@@ -6,7 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from .protocol import MILLISECOND, NEVER, SILENT, VOTERS, Claim, Grant, Refusal, Release, Verdict, Voter
+from .protocol import MILLISECOND, NEVER, SILENT, VOTERS, Claim, Refusal, Release, Verdict
+from .voter import Grant, Voter
 from .voter_set import PROPOSER_LEASE, Memory, Proposal, VoterSet, VoterSetState
 
 DEFERRAL_NS = 5 * MILLISECOND

@@ -22,7 +22,7 @@ from gateway_agent.lease.node_state import Remember
 from gateway_agent.lease.status import report
 from gateway_agent.lease.tunnels import PointTunnel, QueueTunnel
 from gateway_agent.lease.virtual_ips.serving import Open, Probe
-from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND, LeaseState
+from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet
 
 from .simulated_kernel import Kernel
@@ -65,8 +65,8 @@ class Machine:
     agent: bool = True
     """True if the daemon gets signs of life of its agent."""
     wake_at: int = -1
-    checked: dict[str, LeaseState] = field(default_factory=dict)
-    """Leases that the node held when the invariants were checked last."""
+    checked: dict[str, int] = field(default_factory=dict)
+    """Ends of the leases that the node held when the invariants were checked last."""
     last_true: int = 0
     last_clock: int = 0
 
@@ -451,9 +451,10 @@ class Network:
         if machine.daemon is None:
             return
         held = machine.daemon.ownership.owner.held(machine.clock(self.now))
-        machine.checked, before = held, machine.checked
+        ends = {identity: lease.until for identity, lease in held.items()}
+        machine.checked, before = ends, machine.checked
         for identity, lease in held.items():
-            if before.get(identity) is lease:
+            if before.get(identity) == lease.until:
                 continue
             if identity in self.ids and self._last.get(identity) != machine.name:
                 self._last[identity] = machine.name

@@ -16,7 +16,8 @@ from gateway_agent.lease.messages.bodies import Handover, Hello, MasterAnnouncem
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.wire import Endpoint
 from gateway_agent.lease.node import LeaseNode
-from gateway_agent.lease.voting.protocol import SECOND, Claim, Release, Voter
+from gateway_agent.lease.voting.protocol import SECOND, Claim, Release
+from gateway_agent.lease.voting.voter import Voter
 from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE
 from tests.fuzz.wire import send
 from tests.unit.lease.simulation import Network

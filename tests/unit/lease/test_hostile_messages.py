@@ -19,7 +19,8 @@ from gateway_agent.lease.messages.bodies import (
 )
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.wire import MAX_RETIRED, Endpoint
-from gateway_agent.lease.voting.protocol import SECOND, Claim, Voter
+from gateway_agent.lease.voting.protocol import SECOND, Claim
+from gateway_agent.lease.voting.voter import Voter
 from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE, VoterSet
 from tests.fuzz.wire import check, send
 from tests.unit.lease.simulation import Network

@@ -34,7 +34,7 @@ def test_a_heartbeat_names_why_it_cannot_serve_only_what_it_is_eligible_for() ->
         EgressIPSpec("others", "gw", "", ("b",), reason="not eligible"),
     )
     state = node(msgspec.structs.replace(config(), egress=specs))
-    state.ownership.specs = {spec.id: spec for spec in specs}
+    state.ownership.configure(specs, state.timers, False, NOW)
     heartbeat = state.message_builder.heartbeat(state.config, False, NOW)
     assert heartbeat.unready == {"mine": "eth1 is down"}
     assert heartbeat.known == ("mine", "ready", "others")

@@ -100,3 +100,32 @@ def test_a_master_below_the_epoch_that_is_known_is_to_be_told() -> None:
 )
 def test_why_a_member_is_not_ready(member: Member, reason: str) -> None:
     assert member.why_not() == reason
+
+
+def test_repeated_announcements_keep_a_master_as_each_alone_does() -> None:
+    followings = following("a", 5)
+    for at in range(0, 4 * HOLD, HOLD // 4):
+        assert followings.on_announcement("a", (announcement(5),), HOLD, at) == []
+        assert followings.silence(HOLD, at) == []
+    (turn,) = followings.silence(HOLD, at + HOLD)
+    assert (turn.before.master, turn.silent_ms) == ("a", 1500)
+    assert followings.on_announcement("a", (announcement(5),), HOLD, at + HOLD + 1)[0].after.master == "a"
+
+
+def test_the_silence_of_a_master_begins_with_its_last_announcement_though_that_said_nothing_new() -> None:
+    followings = following("a", 5)
+    for at in (100, 200, 300):
+        followings.on_announcement("a", (announcement(5),), HOLD, at)
+    assert followings.silent_ns(ONE, 1000, 350) == 50
+    assert followings.on_announcement("b", (announcement(5),), HOLD, 300 + HOLD) == [], "a is not stale"
+    (turn,) = followings.on_announcement("b", (announcement(5),), HOLD, 301 + HOLD)
+    assert turn.after.master == "b"
+
+
+def test_a_release_between_two_equal_announcements_is_over_with_the_second() -> None:
+    followings = following("a", 5)
+    followings.on_announcement("a", (announcement(5),), HOLD, 1)
+    assert followings.release(Release(ONE, 5, "a", 1, "drain"), 2)
+    assert followings.of(ONE).gone
+    followings.on_announcement("a", (announcement(5),), HOLD, 3)
+    assert followings.of(ONE).gone is None

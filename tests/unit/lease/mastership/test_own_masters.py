@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from gateway_agent.lease.egress_ips.egress_ip import EgressIP, EgressIPs, Event
 from gateway_agent.lease.egress_ips.master_entry import MasterEntry
+from gateway_agent.lease.egress_ips.running_leases import RunningLeases
 from gateway_agent.lease.mastership.own_masters import REPEAT_NS, OwnMasters
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND, LeaseState, Release
 
@@ -21,7 +22,7 @@ def own() -> tuple[OwnMasters, EgressIPs, EgressIP]:
     lease = LeaseState(3, first_seq=1, asked_at=0, held_epoch=3, until=9 * SECOND)
     for event in (Event.MASTERLESS, Event.ASK, Event.GRANT):
         record = egress_ips.transition(ONE, event, lease)
-    return OwnMasters(egress_ips), egress_ips, record
+    return OwnMasters(egress_ips, RunningLeases(egress_ips)), egress_ips, record
 
 
 def add(masters: OwnMasters, record: EgressIP, shown: str = "172.16.0.7", **of_lease: Any) -> bool:

@@ -136,3 +136,57 @@ def test_a_higher_epoch_is_claimed_with_the_lease_kept_and_announced_once_grante
     for voter in ("a", "b"):
         owner.count(voter, request.seq, Verdict((ONE,), ()), 2)
     assert owner.held(2)[ONE].held_epoch == 9
+
+
+TWO = "0000000000000002"
+
+
+def renewed(first: tuple[str, ...], second: tuple[str, ...]) -> Owner:
+    """Return the owner of two egress IPs whose second request two voters have answered with these grants."""
+    owner = Candidate()
+    owner.egress_ips.transition(TWO, Event.MASTERLESS)
+    for identity in (ONE, TWO):
+        owner.ask(identity, 1, 0)
+    request = owner.request(ABC, D, 0)
+    for voter in ("a", "b"):
+        owner.count(voter, request.seq, Verdict((ONE, TWO), ()), 1)
+    request = owner.request(ABC, D, D // 2)
+    for voter, granted in (("a", first), ("b", second)):
+        owner.count(voter, request.seq, Verdict(granted, ()), D // 2 + 1)
+    return owner
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "both"),
+    [
+        ((ONE, TWO), (ONE, TWO), True),
+        ((ONE, TWO), (TWO, ONE), True),
+        ((ONE, TWO), (ONE,), False),
+        ((ONE,), (ONE, TWO), False),
+    ],
+    ids=["all", "all in another order", "one by the second voter", "one by the first voter"],
+)
+def test_answers_that_grant_all_and_answers_that_grant_some_are_counted_together(
+    first: tuple[str, ...], second: tuple[str, ...], both: bool
+) -> None:
+    owner = renewed(first, second)
+    assert set(owner.held(D)) == ({ONE, TWO} if both else {ONE})
+    assert owner.lost(D) == (() if both else (TWO,))
+
+
+def test_a_claim_that_is_given_up_is_in_no_later_request() -> None:
+    owner = renewed((ONE, TWO), (ONE, TWO))
+    assert owner.request(ABC, D, D // 2 + 2).claims == {ONE: 1, TWO: 1}
+    owner.drop(ONE, Event.RELEASE)
+    assert owner.request(ABC, D, D // 2 + 3).claims == {TWO: 1}
+    owner.exceed(TWO, 7)
+    assert owner.request(ABC, D, D // 2 + 4).claims == {TWO: 8}
+
+
+def test_an_answer_that_comes_after_the_end_of_a_lease_renews_none() -> None:
+    owner = renewed((ONE, TWO), (ONE, TWO))
+    request = owner.request(ABC, D, D // 2 + 2)
+    end = owner.next_end()
+    for voter in ("a", "b"):
+        owner.count(voter, request.seq, Verdict((ONE, TWO), ()), end)
+    assert owner.held(end) == {}
