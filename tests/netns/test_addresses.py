@@ -289,3 +289,21 @@ def test_listing_them_costs_no_more_with_many_routes(line: Wire) -> None:
     before = min(line.near.inside(cost) for _ in range(5))
     line.near.ip(*(f"route add 2001:db8:{number:x}::/48 dev eth1" for number in range(0x100, 10_000)))
     assert min(line.near.inside(cost) for _ in range(5)) < 5 * before
+
+
+def processor_time(addresses: Inside, count: int) -> float:
+    """Return the seconds of a processor for that many addresses: to add them together, and to look for others."""
+    some = [(f"172.17.{number // 250}.{number % 250 + 1}", "eth1") for number in range(count)]
+    before = time.process_time()
+    addresses.add_together(some)
+    assert len(addresses.ours()) == count
+    assert addresses.misplaced("eth1") == ()
+    taken = time.process_time() - before
+    for address, interface in some:
+        addresses.remove(address, interface)
+    return taken
+
+
+def test_many_addresses_cost_each_what_few_do(addresses: Inside) -> None:
+    few = min(processor_time(addresses, 50) for _ in range(3))
+    assert processor_time(addresses, 500) < 40 * few

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -30,6 +30,14 @@ class Inside:
 
     def add(self, address: str, interface: str) -> None:
         self._machine.inside(lambda: self._addresses.add(address, interface))
+
+    def add_together(self, targets: Iterable[tuple[str, str]]) -> None:
+        def add() -> None:
+            with self._addresses.listed_once():
+                for address, interface in targets:
+                    self._addresses.add(address, interface)
+
+        self._machine.inside(add)
 
     def remove(self, address: str, interface: str) -> None:
         self._machine.inside(lambda: self._addresses.remove(address, interface))

@@ -16,6 +16,8 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from cni.kernel import ids
 from cni.kernel.errors import KernelError, refused
@@ -46,6 +48,35 @@ OUR_LOCAL_ROUTES = RouteHeader(socket.AF_INET6, table=RT_TABLE_LOCAL, protocol=i
 """Filter for the routes that a strict socket lists: by table, protocol and type (Linux 4.20)."""
 
 
+class _Listing:
+    """All addresses of the machine at one moment."""
+
+    def __init__(self, listed: Iterable[Address]) -> None:
+        self._at: dict[bytes, list[Address]] = {}
+        self._on: dict[int, list[Address]] = {}
+        for found in listed:
+            self._at.setdefault(packed(found.address), []).append(found)
+            if ":" not in found.address:
+                self._on.setdefault(found.index, []).append(found)
+        self._wide = {index for index, there in self._on.items() if any(map(_is_wide, there))}
+
+    def at(self, address: str) -> list[Address]:
+        """Return where an address is configured."""
+        return self._at.get(packed(address), [])
+
+    def on(self, index: int) -> list[Address]:
+        """Return the IPv4 addresses of an interface, in the kernel's order, which is the order that programs list."""
+        return self._on.get(index, [])
+
+    def scope(self, index: int) -> int:
+        """Return the scope in which an IPv4 address is last, and not selected as a source.
+
+        In the widest scope the kernel selects the first address. If there is no other address, the kernel would select
+        this one: scope ``host`` prevents that.
+        """
+        return RT_SCOPE_UNIVERSE if index in self._wide else RT_SCOPE_HOST
+
+
 class Addresses:
     """The virtual addresses, by one netlink socket. Methods raise :class:`KernelError` if the kernel refuses."""
 
@@ -54,6 +85,17 @@ class Addresses:
         # The lease daemon lists the routes each second: without the filter a large routing table would delay its
         # leases.
         self._routes = Socket(strict=True)
+        self._listed: _Listing | None = None
+        """The addresses of the machine, during :meth:`listed_once`."""
+
+    @contextmanager
+    def listed_once(self) -> Iterator[None]:
+        """List the addresses once for all that is added meanwhile: each list has all addresses of the machine."""
+        self._listed = self._list()
+        try:
+            yield
+        finally:
+            self._listed = None
 
     def close(self) -> None:
         """Close the sockets; addresses stay."""
@@ -68,23 +110,29 @@ class Addresses:
         """
         doing = f"adding {address} to {interface}"
         index = _index(interface, doing)
-        for found in observe(self._socket, [address]):
+        there = self._listed or self._list()
+        for found in there.at(address):
             if not found.ours:
                 hint = "a virtual address is added by the agent alone: remove it there"
                 raise KernelError(f"{address} is configured on {found.interface} by another program", hint)
-            self._move_away(doing, found, index)
+            self._move_away(doing, found, index, there)
         if ":" in address:
             self._request(doing, RTM_NEWROUTE, NLM_F_CREATE, _route(address, index), errno.EEXIST)
             return
-        body = _body(address, index, scope=self._scope(index))
+        body = _body(address, index, scope=there.scope(index))
         self._request(doing, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, errno.EEXIST)
 
-    def _move_away(self, doing: str, found: Address, index: int) -> None:
+    def _list(self) -> _Listing:
+        return _Listing(observe(self._socket))
+
+    def _move_away(self, doing: str, found: Address, index: int, listing: _Listing) -> None:
         """Remove one of our addresses from its interface if its interface, scope or position is wrong.
 
         An earlier version added IPv6 addresses to interfaces.
         """
-        if ":" in found.address or (found.index == index and self._is_misplaced(found.address, index)):
+        there = listing.on(index)
+        misplaced = found in there and any(map(_is_wide, there[there.index(found) :]))
+        if ":" in found.address or misplaced:
             self._request(
                 doing, RTM_DELADDR, 0, _body(found.address, found.index, found.length), errno.EADDRNOTAVAIL
             )
@@ -116,27 +164,9 @@ class Addresses:
             index = socket.if_nametoindex(interface)
         except OSError:
             return ()
-        ours = [found.address for found in self._on(index) if found.ours]
-        return tuple(address for address in ours if self._is_misplaced(address, index))
-
-    def _is_misplaced(self, address: str, index: int) -> bool:
-        there = self._on(index)
-        mine = next(
-            (place for place, found in enumerate(there) if found.ours and found.address == address), None
-        )
-        return mine is not None and any(_is_wide(found) for found in there[mine + 1 :])
-
-    def _on(self, index: int) -> list[Address]:
-        """Return the IPv4 addresses of an interface, in the kernel's order, which is the order that programs list."""
-        return [found for found in observe(self._socket, index=index) if ":" not in found.address]
-
-    def _scope(self, index: int) -> int:
-        """Return the scope in which an IPv4 address is last, and not selected as a source.
-
-        In the widest scope the kernel selects the first address. If there is no other address, the kernel would select
-        this one: scope ``host`` prevents that.
-        """
-        return RT_SCOPE_UNIVERSE if any(map(_is_wide, self._on(index))) else RT_SCOPE_HOST
+        there = self._list().on(index)
+        last = max((place for place, found in enumerate(there) if _is_wide(found)), default=0)
+        return tuple(found.address for found in there[:last] if found.ours)
 
     def _request(self, doing: str, kind: int, flags: int, body: bytes, *done_already: int) -> None:
         try:

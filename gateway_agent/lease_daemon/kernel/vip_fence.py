@@ -46,6 +46,9 @@ class Fence:
     def __init__(self) -> None:
         self._socket = elements.TransactionSocket()
         self._in_place: bool | None = None
+        self._opened: tuple[tuple[str, ...], int, list[Request]] = (), 0, []
+        """Addresses and lifetime of the last opening, and the messages that open the fence: at rest all are the same.
+        """
 
     def close_socket(self) -> None:
         """Close the socket. An open fence stays open until it expires."""
@@ -71,17 +74,23 @@ class Fence:
         lifetime = lifetime_ns // 1_000_000
         if lifetime < SHORTEST_MS:
             return False
-        messages = [self._delete(ids.FENCE_TICKETS, [_ticket(number)])]
-        for name, keys in _by_set(addresses):
-            messages.append(self._new(name, keys, lifetime))
-            if not self._in_place:
-                messages += [self._delete(name, keys), self._new(name, keys, lifetime)]
-        codes = self._commit("", messages)
+        ticket = self._delete(ids.FENCE_TICKETS, [_ticket(number)])
+        codes = self._commit("", [ticket, *self._opening(addresses, lifetime)])
         if codes[0] == errno.ENOENT and not any(codes[1:]):
             return False
         if any(codes):
             raise refused(f"opening the fence for {', '.join(addresses)}", next(filter(None, codes)))
         return True
+
+    def _opening(self, addresses: Sequence[str], lifetime_ms: int) -> list[Request]:
+        if self._opened[:2] != (tuple(addresses), lifetime_ms):
+            messages = []
+            for name, keys in _by_set(addresses):
+                messages.append(self._new(name, keys, lifetime_ms))
+                if not self._in_place:
+                    messages += [self._delete(name, keys), self._new(name, keys, lifetime_ms)]
+            self._opened = tuple(addresses), lifetime_ms, messages
+        return self._opened[2]
 
     def close(self, addresses: Iterable[str]) -> None:
         """Close the fence for these addresses: once this returns, it lets nothing through. It may be closed already."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import selectors
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cni.kernel.errors import KernelError
 
@@ -88,13 +88,26 @@ class VirtualAddresses:
             problem = self._try(effect)
         except (KernelError, OSError) as error:
             problem = str(error)
-        for address in _addresses(effect):
+        for address in _addresses(effect) if problem or self._failing else ():
             key = ACTION_NAMES[type(effect)], address
             if problem:
-                self._failing[key] = problem
-                self._failed[key] += 1
+                self._fail(key, problem)
             else:
                 self._failing.pop(key, None)
+
+    def add_all(self, effects: Sequence[serving.AddAddress]) -> None:
+        """Carry out effects of one kind together: with many addresses a list of them for each takes too long."""
+        try:
+            with self._addresses.listed_once():
+                for effect in effects:
+                    self.carry_out(effect)
+        except KernelError as error:
+            for effect in effects:
+                self._fail((ACTION_NAMES[serving.AddAddress], effect.address), str(error))
+
+    def _fail(self, key: tuple[str, str], problem: str) -> None:
+        self._failing[key] = problem
+        self._failed[key] += 1
 
     def _try(self, effect: serving.Effect) -> str:
         """Carry out an effect. Return the problem; empty if there is none."""
