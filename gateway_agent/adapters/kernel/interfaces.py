@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from cni.kernel import ids
 from cni.kernel.netlink import addresses, routes
 from cni.kernel.netlink.constants import FAMILIES, RTA_OIF, RTA_PREFSRC
 from cni.kernel.netlink.messages import address as address_of
@@ -31,7 +32,7 @@ OUTSIDE = "203.0.113.1"
 def read(
     virtual: Collection[str], without: Collection[str] = (), nodes: Iterable[str] = ()
 ) -> dict[str, InterfaceFacts]:
-    """Return the facts of every interface, by name.
+    """Return the facts of every interface but our tunnels, by name: a node may have a thousand of these.
 
     ``virtual``: virtual addresses of all gateways. A master has them as /32 or /128, and they are left out of the
     facts. ``without``: interfaces to leave out, because a node may have hundreds of pods. ``nodes``: addresses of the
@@ -43,14 +44,16 @@ def read(
     return {
         name: _facts(name, stats.flags.split(","), stats.mtu, own.get(name, []), node)
         for name, stats in psutil.net_if_stats().items()
-        if name not in without
+        if name not in without and not name.startswith(ids.DEVICE_PREFIX)
     }
 
 
 def _addresses() -> dict[str, list[str]]:
-    """Return all addresses of this node with prefix lengths, by interface."""
+    """Return all addresses of this node with prefix lengths, by interface; those of our tunnels are left out."""
     found: dict[str, list[str]] = {}
     for label, entries in psutil.net_if_addrs().items():
+        if label.startswith(ids.DEVICE_PREFIX):
+            continue
         # An IPv4 address with its own label is listed under that label: eth1:0.
         own = found.setdefault(label.partition(":")[0], [])
         own += [
@@ -199,8 +202,13 @@ def _written(address: str, netmask: str | None) -> str:
     """Return the address with its prefix length and without the zone of a link-local address."""
     address = address.partition("%")[0]
     whole = 128 if ":" in address else 32
-    length = int(ipaddress.ip_address(netmask)).bit_count() if netmask else whole
-    return f"{address}/{length}"
+    return f"{address}/{_length(netmask) if netmask else whole}"
+
+
+@lru_cache(maxsize=256)
+def _length(netmask: str) -> int:
+    """Return the length of a prefix, in bits."""
+    return int(ipaddress.ip_address(netmask)).bit_count()
 
 
 def sysctl(path: str) -> str:
