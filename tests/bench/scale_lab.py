@@ -16,7 +16,10 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from cni import contract
+
 from ..lab import documents, topology
+from ..lab.cnirun import CniError
 from ..lab.documents import Document
 from ..lab.lab import SELECTED, Lab
 from ..lab.node import Node
@@ -152,7 +155,13 @@ def _policy(selecting: bool) -> Document:
 
 
 def _started(pod: Pod) -> bool:
-    pod.start()
+    """Start a pod. Return False if the agent asks the runtime to try again: the first plan may be under way."""
+    try:
+        pod.start()
+    except CniError as error:
+        if error.code != contract.TRY_AGAIN_LATER:
+            raise
+        return False
     return True
 
 
