@@ -136,7 +136,18 @@ def test_an_epoch_is_remembered_while_any_node_names_its_egress_ip() -> None:
 
 def test_a_grant_is_remembered_until_long_after_its_end_and_a_promise_for_ever() -> None:
     voter = Voter(0)
-    voter.vote("g1", 1, [Claim("a", 5), Claim("b", 5), Claim(PROPOSER_LEASE, 9)], SECOND, SECOND, 0)
+    voter.vote(
+        "g1",
+        1,
+        (
+            Claim("a", 5),
+            Claim("b", 5),
+            Claim(PROPOSER_LEASE, 9),
+        ),
+        SECOND,
+        SECOND,
+        0,
+    )
     keep = {"b", PROPOSER_LEASE}
     voter.forget(keep, SECOND + FORGET_NS - 1)
     assert set(voter.grants) == {"a", *keep}
@@ -147,10 +158,10 @@ def test_a_grant_is_remembered_until_long_after_its_end_and_a_promise_for_ever()
 def test_a_voter_that_was_full_takes_new_ids_when_the_old_ones_are_forgotten() -> None:
     voter = Voter(0)
     for number in range(MAX_IDS):
-        voter.vote("g1", 1, [Claim(f"{number:016x}", 1)], SECOND, SECOND, 0)
-    assert voter.vote("g1", 1, [Claim("one more", 1)], SECOND, SECOND, 2 * SECOND).refused
+        voter.vote("g1", 1, (Claim(f"{number:016x}", 1),), SECOND, SECOND, 0)
+    assert voter.vote("g1", 1, (Claim("one more", 1),), SECOND, SECOND, 2 * SECOND).refused
     voter.forget((), SECOND + FORGET_NS)
-    assert voter.vote("g1", 1, [Claim("one more", 1)], SECOND, SECOND, 2 * FORGET_NS).granted
+    assert voter.vote("g1", 1, (Claim("one more", 1),), SECOND, SECOND, 2 * FORGET_NS).granted
 
 
 def test_an_epoch_that_is_forgotten_is_out_of_reach_of_nobody() -> None:

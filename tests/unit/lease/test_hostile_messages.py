@@ -139,8 +139,8 @@ def test_ids_are_not_remembered_without_end() -> None:
     for each in (named[: limits.MAX_IDS - 1], named):
         announced = [MasterAnnouncement(identity, 1, 1.0, False, "", 0) for identity in each]
         followings.on_announcement("g1", announced, SECOND, 0)
-        voter.vote("g1", 1, [Claim(identity, 1) for identity in each], SECOND, SECOND, 0)
+        voter.vote("g1", 1, tuple(Claim(identity, 1) for identity in each), SECOND, SECOND, 0)
     assert len(egress_ips) == len(followings.known()) == len(voter.grants) == limits.MAX_IDS
-    refused = voter.vote("g1", 1, [Claim("one more", 1)], SECOND, SECOND, 0).refused
+    refused = voter.vote("g1", 1, (Claim("one more", 1),), SECOND, SECOND, 0).refused
     assert [refusal.id for refusal in refused] == ["one more"]
-    assert voter.vote("g1", 1, [Claim(f"{0:016x}", 2)], SECOND, SECOND, 0).granted
+    assert voter.vote("g1", 1, (Claim(f"{0:016x}", 2),), SECOND, SECOND, 0).granted
