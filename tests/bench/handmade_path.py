@@ -60,6 +60,18 @@ def _lead(
     )
 
 
+def remove(lab: Lab) -> None:
+    """Take devices, entries, routes and rules away, and the tables of both paths."""
+    none(lab)
+    for name, mark, table in ((WORKER, SLOT, OUT_TABLE), (MASTER, REPLY, BACK_TABLE)):
+        lab.nodes[name].machine.ip(
+            f"link delete {OUT}",
+            f"link delete {BACK}",
+            f"rule delete pref 1000 fwmark {mark:#x}/{MASK:#x} lookup {table}",
+            f"route flush table {table}",
+        )
+
+
 def _mac(name: str) -> str:
     return "02:77:" + ":".join(f"{int(octet):02x}" for octet in NODES[name].split("."))
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.bench import handmade_path
 from tests.bench.datapath import (
     HANDMADE,
     MANY,
@@ -19,7 +20,6 @@ from tests.bench.datapath import (
     Bench,
     Contender,
     fastest,
-    laboratory,
 )
 from tests.lab.witness import run_in_real_time
 
@@ -31,9 +31,12 @@ LEAST = {"by hand": (OURS, HANDMADE, 0.65), "flat": (MANY, OURS, 0.85), "others"
 
 
 @pytest.fixture(scope="module")
-def both_paths() -> Iterator[Lab]:
-    with laboratory() as lab:
-        yield lab
+def both_paths(shared_lab: Lab) -> Iterator[Lab]:
+    shared_lab.reset()
+    handmade_path.lay(shared_lab)
+    yield shared_lab
+    handmade_path.remove(shared_lab)
+    shared_lab.reset()
 
 
 @pytest.fixture
