@@ -26,22 +26,35 @@ def line(seconds: float, by: str, record: Record) -> bytes:
 
 def fields(seconds: float, by: str, record: Record) -> dict[str, Any]:
     """Return the fields of a line. Unknown or uncounted values are null."""
-    known = record.half
     return {
         "time": written(seconds),
         "event": record.event,
-        "gateway": known.gateway,
-        **_end("egressIP", "egressPort", known.shown),
-        "protocol": known.protocol,
-        **_end("destination", "destinationPort", known.destination),
-        "namespace": known.pod[0],
-        "pod": known.pod[1],
-        "node": known.node,
-        **_end("nodeAddress", "nodePort", known.inside),
-        **_end("podAddress", "podPort", known.pod_end),
-        "bytesOut": record.bytes_out if record.bytes_out >= 0 else None,
-        "bytesIn": record.bytes_in if record.bytes_in >= 0 else None,
+        **of_half(record.half),
+        **of_bytes(record.bytes_out, record.bytes_in),
         "by": by,
+    }
+
+
+def of_half(half: Half) -> dict[str, Any]:
+    """Return the fields of what a node, or two, know of a connection; unknown ports are null."""
+    return {
+        "gateway": half.gateway,
+        **_end("egressIP", "egressPort", half.shown),
+        "protocol": half.protocol,
+        **_end("destination", "destinationPort", half.destination),
+        "namespace": half.pod[0],
+        "pod": half.pod[1],
+        "node": half.node,
+        **_end("nodeAddress", "nodePort", half.inside),
+        **_end("podAddress", "podPort", half.pod_end),
+    }
+
+
+def of_bytes(bytes_out: int, bytes_in: int) -> dict[str, int | None]:
+    """Return the fields of the bytes of a connection; those that were not counted (-1) are null."""
+    return {
+        "bytesOut": bytes_out if bytes_out >= 0 else None,
+        "bytesIn": bytes_in if bytes_in >= 0 else None,
     }
 
 

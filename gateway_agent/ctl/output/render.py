@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ... import change_text
 from ...printable import printable
 from .layout import GAP, fitted
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..doctor import Finding
 
 Answer = Mapping[str, Any]
+ARROW = "->"
+"""Between the masters of a change: plain ASCII, for any terminal."""
 STYLES = {
     "master": "green",
     "gateway": "green",
@@ -151,20 +154,9 @@ def _egress_row(egress: Answer) -> Sequence[object]:
         egress["since"] or "-",
         egress["state"],
         egress["pods"],
-        _last_change(egress["lastChange"]),
+        change_text.last_change(egress["lastChange"], ARROW),
         "; ".join(part for part in (alone, egress["reason"]) if part),
     )
-
-
-def _last_change(change: Answer | None) -> str:
-    if change is None:
-        return "-"
-    silent = f", silent for {change['silentMs']} ms" if change["silentMs"] else ""
-    return f"{_moved(change)}{silent}"
-
-
-def _moved(change: Answer) -> str:
-    return f"{change['before'] or 'none'} -> {change['after'] or 'none'}"
 
 
 def _member_row(member: Answer) -> Sequence[object]:
@@ -207,7 +199,15 @@ def events(rows: Any, page: Page) -> None:
 
 def _event_row(row: Answer) -> Sequence[object]:
     silent = f"{row['silentMs']} ms"
-    return row["at"], row["gateway"], row["ip"] or "-", _moved(row), row["epoch"], silent, row["reason"]
+    return (
+        row["at"],
+        row["gateway"],
+        row["ip"] or "-",
+        change_text.masters(row, ARROW),
+        row["epoch"],
+        silent,
+        row["reason"],
+    )
 
 
 def key(answer: Any, page: Page) -> None:

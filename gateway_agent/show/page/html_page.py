@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape as escaped
 from typing import Any
 
-from ... import printable
+from ... import change_text, printable
 from . import time_line
 from .style import STYLE
 
 Answer = Mapping[str, Any]
+ARROW = "→"
 Sections = Mapping[str, str]
 """HTML by the id of its element."""
 RELOAD_S = 2
@@ -151,7 +152,14 @@ def _changes(events: Sequence[Answer]) -> str:
     if not events:
         return "<p>none yet</p>"
     rows = (
-        (one["at"], one["gateway"], one["ip"] or "-", _moved(one), f"{one['silentMs']} ms", one["reason"])
+        (
+            one["at"],
+            one["gateway"],
+            one["ip"] or "-",
+            change_text.masters(one, ARROW),
+            f"{one['silentMs']} ms",
+            one["reason"],
+        )
         for one in reversed(events[-MAX_ROWS:])
     )
     return _table(("Time", "Gateway", "Address", "Change", "Silence", "Reason"), rows)
@@ -197,20 +205,9 @@ def _egress_row(egress: Answer) -> Sequence[object]:
         egress["since"] or "-",
         egress["state"],
         egress["pods"],
-        _change(egress["lastChange"]),
+        change_text.last_change(egress["lastChange"], ARROW),
         "; ".join(part for part in (conflict, alone, direct, egress["reason"]) if part),
     )
-
-
-def _change(change: Answer | None) -> str:
-    if change is None:
-        return "-"
-    silent = f", silent for {change['silentMs']} ms" if change["silentMs"] else ""
-    return f"{_moved(change)}{silent}"
-
-
-def _moved(change: Answer) -> str:
-    return f"{change['before'] or 'none'} → {change['after'] or 'none'}"
 
 
 def _pod_row(row: Answer) -> Sequence[object]:
