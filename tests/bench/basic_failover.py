@@ -24,9 +24,9 @@ from . import keepalived, rival
 from .failures import FAILURES, Failure, Run, measure
 
 GATEWAY = "partner"
-BOUND = 1.5
+MAX_RATIO = 1.5
 """Largest ratio of the worst silence to keepalived's median."""
-ADVERTS = 0.1
+ADVERT_INTERVAL_S = 0.1
 """Seconds between keepalived's adverts."""
 
 
@@ -34,7 +34,7 @@ def yardstick(lab: Lab, runs: int) -> list[float]:
     """Keepalived's silences, milliseconds. Before any agent runs: both use the same machines."""
     keepalived.serve(lab)
     cut = next(failure for failure in rival.RIVAL_FAILURES if failure.name == "node cut off")
-    return [run.silence for run in rival.measure(lab, ADVERTS, cut, runs)]
+    return [run.silence for run in rival.measure(lab, ADVERT_INTERVAL_S, cut, runs)]
 
 
 def prepare(lab: Lab) -> None:
@@ -79,7 +79,7 @@ def _bench(lab: Lab, failures: Sequence[Failure], count: int) -> tuple[dict[str,
             report[failure.name] = {"problems": [str(error)], "runs": []}
             clean = False
             continue
-        problems = verdict(failure, runs, BOUND * reference.median)
+        problems = verdict(failure, runs, MAX_RATIO * reference.median)
         clean = clean and not problems
         print(_row(failure.name, summary([r.silence for r in runs]), "; ".join(problems) or "ok"), flush=True)
         report[failure.name] = {"problems": problems, "runs": [asdict(run) for run in runs]}

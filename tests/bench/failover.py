@@ -38,7 +38,7 @@ SECTION = "virtual failover"
 LOGS = REPOSITORY / "build" / "failover"
 GATEWAYS = 4
 """Egress nodes in the lab: one that was struck recovers while others are."""
-STILL = 0.6
+STILL_S = 0.6
 """Seconds that are watched where nothing may move: twice the longest lease."""
 LONG = ("node resumed",)
 """Failures that last ten seconds, and keepalived's in which two owners are watched: run a tenth as often."""
@@ -138,7 +138,7 @@ class Bench:
                 failure = next(failure for failure in VIRTUAL_FAILURES if failure.name == name)
 
                 def runs(failure: Failure = failure, timers: Timers = timers) -> Iterator[VirtualRun]:
-                    observed = 0.0 if failure.moves else STILL
+                    observed = 0.0 if failure.moves else STILL_S
                     for number in itertools.count(self._done(timers.contender, failure.name)):
                         master = standbys.wait()
                         standbys.struck(failure, master)
@@ -245,7 +245,7 @@ def text(results: Results, command: str, picture: str) -> str:
         "adverts of the master, at moments that are spread evenly over the interval.",
         "Two owners: the longest time in which the capture on the LAN shows frames of two nodes for the address. "
         "Ours are tried on every node by raw frames each half millisecond, which only a fence can stop; keepalived's "
-        f"nodes speak only while they have the address, and are watched for {rival.TOGETHER:g} seconds.",
+        f"nodes speak only while they have the address, and are watched for {rival.TOGETHER_S:g} seconds.",
         f"Timers: heartbeat, lease. *Equal* is the lease that lasts as long as keepalived's backup waits: 3 adverts "
         f"and the skew, (256 − priority) / 256 of one; with {EQUAL.heartbeat * 1000:.0f} ms and priority "
         f"{max(keepalived.PRIORITIES.values())} {waits:.1f} ms.",

@@ -16,9 +16,9 @@ from ..lab.silence import longest
 from ..lab.waiting import until
 
 CLUSTER_PORT = 7947
-OBSERVED = 1.0
+OBSERVED_S = 1.0
 """Seconds that are observed after each failure, at least: several times a lease."""
-MID_ELECTION = 0.1
+MID_ELECTION_S = 0.1
 """Seconds from a cut to a moment in the middle of the election: well inside a lease of 250 ms."""
 Act = Callable[[Lab, str], None]
 
@@ -68,7 +68,7 @@ def measure(lab: Lab, gateway: str, pod: Pod, failure: Failure) -> Run:
         struck = time.monotonic()
         try:
             failure.strike(lab, before)
-            until(lambda: time.monotonic() - struck > OBSERVED, "the time of observation is over")
+            until(lambda: time.monotonic() - struck > OBSERVED_S, "the time of observation is over")
             passes = partial(_passes, lab, gateway, pod, addresses, failure, before)
             until(passes, f"{failure.name}: traffic passes")
             after = lab.master(gateway, asked="w1")
@@ -200,7 +200,7 @@ def _drop_no_more(lab: Lab, master: str) -> None:
 
 def _restart_voters(lab: Lab, master: str) -> None:
     lab.cut(master)
-    time.sleep(MID_ELECTION)
+    time.sleep(MID_ELECTION_S)
     for node in lab.nodes.values():
         if node.host.is_egress and node.name != master:
             for pid in node.agent.keeper_pids():

@@ -29,7 +29,7 @@ GATEWAY = "partner"
 ADDRESS = topology.beside("172.16.0.50")
 FLOODER, NEIGHBOUR = "02:00:00:00:00:99", topology.beside("172.16.0.99")
 KINDS = ("no flood", "one MAC", "another MAC in each frame")
-SECONDS = 5.0
+FLOOD_S = 5.0
 PINGS = 30
 
 
@@ -66,7 +66,7 @@ def row(lab: Lab, master: Node, kind: str) -> str:
     with flood(lab, master, kind):
         before, spent, began = counts(master), busy(daemon), time.monotonic()
         pings = [ping(lab) for _ in range(PINGS)]
-        while time.monotonic() < began + SECONDS:
+        while time.monotonic() < began + FLOOD_S:
             pings.append(ping(lab))
         after, took = counts(master), time.monotonic() - began
         share = (busy(daemon) - spent) / took

@@ -23,7 +23,7 @@ from ..lab.namespace import Namespace
 from ..lab.waiting import NotInTime
 from .failures import CLUSTER_PORT
 
-GOLDEN = 0.6180339887498949
+GOLDEN_RATIO = 0.6180339887498949
 """Golden ratio: its multiples spread evenly over the interval, however many there are (Weyl, 1916)."""
 BODY, CLAIMS = 6, 6
 """Positions in the array of an envelope and in that of a heartbeat: see :mod:`gateway_agent.lease.messages.wire`."""
@@ -35,7 +35,7 @@ _ETH_P_IP = 0x0800
 
 def part(number: int) -> float:
     """Of an interval, for run ``number``: 0 to 1."""
-    return (number + 0.5) * GOLDEN % 1
+    return (number + 0.5) * GOLDEN_RATIO % 1
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from ..lab.silence import longest
 from ..lab.waiting import NotInTime, until
 from . import phase
 from .keepalived import ADDRESS, INTERFACE, PAIR, PORT, Keepalived, holder, running
-from .virtual import PROMPT, isolate, reconnect
+from .virtual import LAST_ANSWERS_S, isolate, reconnect
 
-TOGETHER = 3.0
+TOGETHER_S = 3.0
 """Seconds in which two owners are watched where nothing would part them."""
-AFTER = 0.3
+AFTER_S = 0.3
 """Seconds that are watched after another node has taken the address."""
 
 
@@ -48,7 +48,7 @@ class RivalFailure:
     name: str
     strike: Act
     heal: Act
-    seconds: float = AFTER
+    seconds: float = AFTER_S
     """Seconds that the failure lasts once another node has the address."""
     fresh: bool = False
     """True if each run needs daemons that have just been started: one that was stopped works off its backlog when it
@@ -64,13 +64,13 @@ RIVAL_FAILURES = (
     RivalFailure(
         "node cut off", lambda rival, name: rival.lab.cut(name), lambda rival, name: rival.lab.mend(name)
     ),
-    RivalFailure("node frozen", _signal(signal.SIGSTOP), _signal(signal.SIGCONT), TOGETHER, fresh=True),
-    RivalFailure("keeper killed", _signal(signal.SIGKILL), Keepalived.ended, TOGETHER, fresh=True),
+    RivalFailure("node frozen", _signal(signal.SIGSTOP), _signal(signal.SIGCONT), TOGETHER_S, fresh=True),
+    RivalFailure("keeper killed", _signal(signal.SIGKILL), Keepalived.ended, TOGETHER_S, fresh=True),
     RivalFailure(
         "node isolated",
         lambda rival, name: isolate(rival.lab, name),
         lambda rival, name: reconnect(rival.lab, name),
-        TOGETHER,
+        TOGETHER_S,
     ),
     RivalFailure("graceful stop", _signal(signal.SIGTERM), Keepalived.ended),
 )
@@ -98,7 +98,9 @@ def _measure(rival: Keepalived, after: float, failure: RivalFailure, observers: 
     lab = rival.lab
     observers.forget()
     with (
-        Flow(lab.machines["outside"], lab.directory / "rival-flow.log", PORT, ADDRESS, late=PROMPT) as flow,
+        Flow(
+            lab.machines["outside"], lab.directory / "rival-flow.log", PORT, ADDRESS, late=LAST_ANSWERS_S
+        ) as flow,
         lab.capture() as capture,
     ):
         until(lambda: len(capture.packets()) > 100, "answers arrive", 20)

@@ -27,7 +27,7 @@ from ..lab.waiting import NotInTime, until
 from ..lab.watch import Watch
 from .failover import GATEWAY, LOGS, TIMERS
 from .failures import Failure
-from .virtual import ALONE, FROZEN, RECOVERY, VIRTUAL_FAILURES, prepare
+from .virtual import ALONE_MS, FROZEN_S, RECOVERY_S, VIRTUAL_FAILURES, prepare
 
 GATEWAYS = 4
 """Egress nodes in the lab. Three of them vote, so two faults at once may take the majority away, or not."""
@@ -35,14 +35,14 @@ ADDRESSES = (VIRTUAL, *(f"172.16.0.{last}" for last in range(51, 56)))
 PODS = 4
 LASTS = (0.02, 2.0)
 """Seconds that a fault lasts, from and to: also shorter than a lease, so it heals in the middle of an election."""
-AT_THE_BUSIEST = 0.8
+BUSIEST_SHARE = 0.8
 """The share of faults that strike the node with the most addresses; the others strike any other."""
-SECOND = 0.4
+SECOND_FAULT_SHARE = 0.4
 """The share of faults during which another node is struck, too."""
 RESUMED = "node resumed"
 RESUMED_EACH = 5
 """Number of decks in which the fault that lasts for ten seconds comes once."""
-START = 30.0
+START_TIMEOUT_S = 30.0
 """Seconds that an agent and its keeper may take to start, on a busy machine."""
 
 
@@ -101,7 +101,7 @@ def deck(source: random.Random) -> Iterator[Fault]:
         for failure in failures:
             # Short faults are as frequent as long ones: the exponent is even, not the time.
             seconds = LASTS[0] * (LASTS[1] / LASTS[0]) ** source.random()
-            at_busiest, other = source.random() < AT_THE_BUSIEST, source.randrange(60)
+            at_busiest, other = source.random() < BUSIEST_SHARE, source.randrange(60)
             yield _lasting(Fault(failure, at_busiest, other, seconds))
         number += 1
 
@@ -112,7 +112,7 @@ def _lasting(fault: Fault) -> Fault:
         return fault
     frozen = next(failure for failure in VIRTUAL_FAILURES if failure.name == "node frozen")
     return replace(
-        fault, failure=replace(fault.failure, strike=frozen.strike, heal=frozen.heal), seconds=FROZEN
+        fault, failure=replace(fault.failure, strike=frozen.strike, heal=frozen.heal), seconds=FROZEN_S
     )
 
 
@@ -121,7 +121,7 @@ def plan(source: random.Random, faults: Iterator[Fault]) -> list[Event]:
     first = next(faults)
     events = [Event(0.0, first, False), Event(first.seconds, first, True)]
     at = source.random() * min(first.seconds, 1.0)
-    while at < first.seconds and (first.failure.name == RESUMED or source.random() < SECOND):
+    while at < first.seconds and (first.failure.name == RESUMED or source.random() < SECOND_FAULT_SHARE):
         second = next(faults)
         if second.failure.name in (first.failure.name, RESUMED):
             continue
@@ -198,7 +198,7 @@ class Schedule:
 
     def _place(self, fault: Fault) -> str:
         free = [node for node in self._watch.nodes if node not in self._struck.values()]
-        had = Counter(node for nodes in self._watch.owners(ALONE).values() for node in nodes)
+        had = Counter(node for nodes in self._watch.owners(ALONE_MS).values() for node in nodes)
         busiest, *others = sorted(free, key=lambda node: (-had[node], node))
         return busiest if fault.at_busiest or not others else others[fault.other % len(others)]
 
@@ -206,10 +206,14 @@ class Schedule:
         """Wait until all is well; what was wrong until then. A fault is over when what it ended runs again."""
         try:
             for node in self._lab.nodes.values():
-                until(partial(_runs, node), f"agent and keeper of {node.name} run", START)
-            until(self._watch.recovered(ALONE), "exactly one owner of each address, traffic passes", RECOVERY)
+                until(partial(_runs, node), f"agent and keeper of {node.name} run", START_TIMEOUT_S)
+            until(
+                self._watch.recovered(ALONE_MS),
+                "exactly one owner of each address, traffic passes",
+                RECOVERY_S,
+            )
         except NotInTime as error:
-            return [f"{error}; owners: {self._watch.owners(ALONE)}", *self._watch.wrong()]
+            return [f"{error}; owners: {self._watch.owners(ALONE_MS)}", *self._watch.wrong()]
         return self._watch.wrong()
 
     def _caused(self) -> Counter[str]:
@@ -222,7 +226,7 @@ def _runs(node: Node) -> bool:
 
 
 def _wait_until(moment: float) -> None:
-    until(lambda: time.monotonic() >= moment, "it is time", 2 * FROZEN)
+    until(lambda: time.monotonic() >= moment, "it is time", 2 * FROZEN_S)
 
 
 @contextmanager
@@ -235,7 +239,7 @@ def watched(timers: str = "default") -> Iterator[tuple[Lab, Watch]]:
             worker = lab.nodes["w1"]
             pods = [worker.pod(f"backend-{number}", {"app": "backend"}) for number in range(PODS)]
             with Watch(lab, ADDRESSES, pods) as watch:
-                until(lambda: watch.alone(ALONE), "exactly one owner of each address", 20)
+                until(lambda: watch.alone(ALONE_MS), "exactly one owner of each address", 20)
                 yield lab, watch
         finally:
             lab.save_logs(LOGS)

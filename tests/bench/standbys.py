@@ -9,11 +9,11 @@ from ..lab.waiting import until
 from .failures import Failure
 from .virtual import egress_nodes
 
-RESTED = 2.2
+WARM_UP_S = 2.2
 """Seconds after which a node that is ready ranks as before: its warm-up takes two."""
 ENOUGH = 1
 """Number of standbys that must have rested before the next failure; the others rank behind them."""
-VOTES = 0.3
+SILENT_VOTER_S = 0.3
 """Seconds after which a node that is ready votes again: a voter that has just started is silent for one lease. All
 nodes do: with one of three voters away the loss of another one would be a second failure.
 """
@@ -53,8 +53,8 @@ class Standbys:
             node: self._ready_since.get(node, now) for node in ready - {master} if self._runs(node)
         }
         for_so_long = [now - since for since in self._ready_since.values()]
-        all_vote = sum(each > VOTES for each in for_so_long) == len(egress_nodes(self._lab)) - 1
-        return master if all_vote and sum(each > RESTED for each in for_so_long) >= ENOUGH else ""
+        all_vote = sum(each > SILENT_VOTER_S for each in for_so_long) == len(egress_nodes(self._lab)) - 1
+        return master if all_vote and sum(each > WARM_UP_S for each in for_so_long) >= ENOUGH else ""
 
     def _runs(self, node: str) -> bool:
         """Return the next failure may be one of the agent."""

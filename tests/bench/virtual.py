@@ -23,19 +23,19 @@ from ..lab.pod import Pod
 from ..lab.silence import longest
 from ..lab.topology import VIRTUAL, Host, Interface
 from ..lab.waiting import NotInTime, until
-from .failures import FAILURES, OBSERVED, Failure
+from .failures import FAILURES, OBSERVED_S, Failure
 
-FROZEN = 10.0
+FROZEN_S = 10.0
 """Seconds of SIGSTOP until a master is resumed."""
-RECOVERY = 5.0
+RECOVERY_S = 5.0
 """Seconds after the end of each fault by which exactly one node speaks for the address."""
-ALONE = 200.0
+ALONE_MS = 200.0
 """Milliseconds for which a node must have spoken alone to count as the only one."""
-AFTERWARDS = 0.25
+AFTERWARDS_S = 0.25
 """Seconds that are watched after the end of each fault, at least: a node that comes back has spoken by then."""
-PROMPT = 0.1
+LAST_ANSWERS_S = 0.1
 """Seconds that the last answers of a flow may take, in a bench: they take less than one where all is well."""
-BLIND = 50.0
+MAX_OBSERVER_PAUSE_MS = 50.0
 """Longest pause of an observer in milliseconds: after a longer one a shorter overlap might have been missed."""
 INTRUDER = Host("intruder", (Interface("eth0", "egress", "172.16.0.200/24"),))
 
@@ -82,7 +82,7 @@ def measure(lab: Lab, gateway: str, pod: Pod, failure: Failure, address: str = V
     """Lets a failure happen, waits until new connections pass again, heals it.
 
     Raises :class:`tests.lab.waiting.NotInTime` if they do not in time, or if not exactly one node speaks
-    for the address :data:`RECOVERY` seconds after the end.
+    for the address :data:`RECOVERY_S` seconds after the end.
     """
     before = lab.wait_settled(gateway, 40)
     with Observers(lab, egress_nodes(lab), [address]) as observers:
@@ -96,7 +96,7 @@ def watch(
     failure: Failure,
     before: str,
     observers: Observers,
-    observed: float = OBSERVED,
+    observed: float = OBSERVED_S,
     moment: Callable[[], None] = lambda: None,
 ) -> VirtualRun:
     """As :func:`measure`, with observers of one address that are there already; ``before`` is the master.
@@ -107,7 +107,7 @@ def watch(
     observers.forget()
     with (
         lab.capture() as capture,
-        Flow(pod.machine, lab.directory / "flow.log", SELECTED, late=PROMPT) as flow,
+        Flow(pod.machine, lab.directory / "flow.log", SELECTED, late=LAST_ANSWERS_S) as flow,
     ):
         until(lambda: len(capture.packets(SELECTED)) > 100, "the flow arrives", 5)
         until(lambda: observers.owners(50).get(address) == (before,), f"only {before} speaks", 5)
@@ -156,7 +156,7 @@ def problems(failure: Failure, run: VirtualRun, bound: float) -> list[str]:
         found.append(f"{run.lost} datagrams were lost, though none should be")
     if failure.moves == (run.after == run.before):
         found.append(f"the owner was {run.before} and is {run.after}")
-    if run.blind > BLIND:
+    if run.blind > MAX_OBSERVER_PAUSE_MS:
         found.append(f"an observer paused for {run.blind:.0f} ms")
     return found
 
@@ -172,13 +172,13 @@ def _only_owner(observers: Observers, address: str, failure: Failure) -> str:
     healed = time.monotonic()
 
     def alone() -> str:
-        owners = observers.owners(ALONE).get(address, ())
-        return owners[0] if len(owners) == 1 and time.monotonic() > healed + AFTERWARDS else ""
+        owners = observers.owners(ALONE_MS).get(address, ())
+        return owners[0] if len(owners) == 1 and time.monotonic() > healed + AFTERWARDS_S else ""
 
     try:
-        return until(alone, f"{failure.name}: exactly one owner", RECOVERY)
+        return until(alone, f"{failure.name}: exactly one owner", RECOVERY_S)
     except NotInTime as error:
-        raise NotInTime(f"{error}; owners: {observers.owners(ALONE)}") from None
+        raise NotInTime(f"{error}; owners: {observers.owners(ALONE_MS)}") from None
 
 
 def _wrong(capture: Capture, address: str) -> tuple[str, ...]:
@@ -207,7 +207,7 @@ def _freeze_and_resume(lab: Lab, master: str) -> None:
     _named("node frozen").strike(lab, master)
     began = time.monotonic()
     try:
-        until(lambda: time.monotonic() - began > FROZEN, "it has been frozen for long", 2 * FROZEN)
+        until(lambda: time.monotonic() - began > FROZEN_S, "it has been frozen for long", 2 * FROZEN_S)
     finally:
         _named("node frozen").heal(lab, master)
 

@@ -30,12 +30,12 @@ from . import report
 from .virtual import egress_nodes, prepare
 
 GATEWAY = "partner"
-OLD = 1.0
+OPEN_BEFORE_S = 1.0
 """Seconds that every connection has been open when the fault comes."""
 LASTING_S, SETTLE_S = 2.0, 3.0
 """Seconds that are watched afterwards, and seconds before in which nothing may move."""
 SECTION = "virtual loads"
-FACTOR = 2.0
+MAX_RATIO = 2.0
 """Largest ratio of the time for the last of many addresses to the time for one."""
 Move = Callable[[Lab, str], None]
 
@@ -64,7 +64,7 @@ def connections_through(lab: Lab, pod: Pod, move: Move, count: int, interval: fl
     master = lab.wait_settled(GATEWAY, 40)
     log = lab.directory / "connections.log"
     with Connections(pod.machine, log, SELECTED, count, interval) as load:
-        _wait(OLD)
+        _wait(OPEN_BEFORE_S)
         struck = time.time_ns()
         move(lab, master)
         until(lambda: lab.master(GATEWAY, asked="w1") not in ("", master), "another is master", 20)
@@ -184,10 +184,12 @@ def _addresses(runs: int, count: int) -> list[dict[str, Any]]:
 
 
 def verdict(one: Sequence[dict[str, Any]], many: Sequence[dict[str, Any]]) -> tuple[str, bool]:
-    """Whether many addresses need at most :data:`FACTOR` times as long as one, by the medians of their last."""
+    """Whether many addresses need at most :data:`MAX_RATIO` times as long as one, by the medians of their last."""
     base, last = (statistics.median(run["last"] for run in runs) for runs in (one, many))
-    met = last <= FACTOR * base
-    message = f"{last:.0f} ms beside {base:.0f} ms, {last / base:.2f} times (the goal is {FACTOR:g} at most)"
+    met = last <= MAX_RATIO * base
+    message = (
+        f"{last:.0f} ms beside {base:.0f} ms, {last / base:.2f} times (the goal is {MAX_RATIO:g} at most)"
+    )
     return f"{message}: {'met' if met else '**not met**'}", met
 
 

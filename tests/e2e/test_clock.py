@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from ..bench.virtual import ALONE, RECOVERY, prepare
+from ..bench.virtual import ALONE_MS, RECOVERY_S, prepare
 from ..lab import topology
-from ..lab.faketime import NOTICED, Clock
+from ..lab.faketime import NOTICE_S, Clock
 from ..lab.lab import Lab
 from ..lab.node import Node
 from ..lab.silence import longest
@@ -25,7 +25,7 @@ from ..lab.watch import Watch
 from .conftest import BACKEND, GATEWAY, LOGS
 
 HOUR = 3600
-WATCHED = NOTICED + 1.5
+WATCHED = NOTICE_S + 1.5
 """Seconds after each change of the clock: several times a lease."""
 TAKEOVER = 5.0
 SET = "g1"
@@ -108,15 +108,15 @@ def test_one_whose_clock_was_set_back_is_followed_as_soon_as_any(lab: Lab, clock
     witness = lab.nodes["w1"]
     clock.set(-HOUR)
     with Watch(lab, [VIRTUAL], [pod]) as watch:
-        until(lambda: watch.owner(ALONE) == SET, f"{SET} is master", RECOVERY)
+        until(lambda: watch.owner(ALONE_MS) == SET, f"{SET} is master", RECOVERY_S)
         lab.cut(SET)
         try:
-            until(lambda: watch.owner(ALONE) not in ("", SET), "another one serves", TAKEOVER)
-            until(watch.passes, "traffic passes", RECOVERY)
-            until(lambda: mastership(witness)[0] == watch.owner(ALONE), "the worker knows", RECOVERY)
+            until(lambda: watch.owner(ALONE_MS) not in ("", SET), "another one serves", TAKEOVER)
+            until(watch.passes, "traffic passes", RECOVERY_S)
+            until(lambda: mastership(witness)[0] == watch.owner(ALONE_MS), "the worker knows", RECOVERY_S)
         finally:
             lab.mend(SET)
-        until(lambda: watch.alone(ALONE), "exactly one owner", RECOVERY)
+        until(lambda: watch.alone(ALONE_MS), "exactly one owner", RECOVERY_S)
         assert watch.end() == []
     changes = [change for change in events(witness) if change["before"] == SET]
     assert 0 <= changes[-1]["silentMs"] < TAKEOVER * 1000
@@ -125,5 +125,5 @@ def test_one_whose_clock_was_set_back_is_followed_as_soon_as_any(lab: Lab, clock
     until(
         lambda: mastership(lab.nodes[SET]) == mastership(witness),
         "the one with the clock behind agrees",
-        RECOVERY,
+        RECOVERY_S,
     )

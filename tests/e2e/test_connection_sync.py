@@ -45,7 +45,7 @@ def entries(lab: Lab, name: str, source: str = "w1") -> int:
     return sum("ESTABLISHED" in line and ADDRESS in line for line in listed.splitlines())
 
 
-def test_a_node_whose_sync_device_was_removed_hears_the_others_again(lab: Lab, pod: Pod) -> None:
+def test_a_node_whose_sync_device_was_removed_receives_from_the_others_again(lab: Lab, pod: Pod) -> None:
     master = lab.wait_settled(GATEWAY, 40)
     standby = standbys(lab, master)[0]
     machine = lab.nodes[standby].machine

@@ -66,7 +66,7 @@ def test_the_next_lab_clears_up_after_a_crash() -> None:
     assert left_of(process) == []
 
 
-def test_two_labs_stand_side_by_side() -> None:
+def test_two_labs_run_side_by_side() -> None:
     with Lab(topology.flat()) as first, Lab(topology.flat()) as second:
         names = [{machine.name for machine in lab.machines.values()} for lab in (first, second)]
         assert not names[0] & names[1]

@@ -220,7 +220,7 @@ def test_what_overwrites_the_configuration_is_chained_again(nodes: dict[str, Dep
     until(lambda: worker.plugins() == ["bridge", conflist_text.TYPE], "ours is back", CHAINED_AGAIN)
 
 
-def test_a_selected_pod_on_its_nodes_network_is_told_by_an_event_that_counts(
+def test_a_selected_pod_on_its_nodes_network_is_reported_by_an_event_that_counts(
     lab: Lab, nodes: dict[str, Deployed]
 ) -> None:
     """It leaves by the node's address: nothing can steer it, so its owner must hear of it, once."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ..bench.basic_failover import BOUND, GATEWAY, prepare, verdict, yardstick
+from ..bench.basic_failover import GATEWAY, MAX_RATIO, prepare, verdict, yardstick
 from ..bench.failures import FAILURES, Failure, measure
 from ..lab import topology
 from ..lab.lab import Lab
@@ -24,7 +24,7 @@ def bench(plugin: Path) -> Iterator[tuple[Lab, Pod, float]]:
     """Yield a lab, a pod in it, and the longest silence that is allowed, in milliseconds."""
     with Lab(topology.separate(workers=1)) as lab:
         try:
-            bound = BOUND * summary(yardstick(lab, YARDSTICK_RUNS)).median
+            bound = MAX_RATIO * summary(yardstick(lab, YARDSTICK_RUNS)).median
             prepare(lab)
             yield lab, lab.nodes["w1"].pod("backend-1", BACKEND), bound
         finally:

@@ -44,7 +44,7 @@ def lab(plugin: Path) -> Iterator[Lab]:
         yield made
 
 
-def test_objects_that_cannot_be_read_end_no_agent_and_disturb_nobody(lab: Lab) -> None:
+def test_objects_that_cannot_be_read_end_no_agent_and_disturb_no_other_object(lab: Lab) -> None:
     pod = lab.nodes["w1"].pod("talker", BACKEND)
     served = pod.request(SELECTED).address
     keepers = {node.host.name: (node.agent.pid, node.agent.keeper_pids()) for node in lab.nodes.values()}

@@ -197,7 +197,7 @@ def test_synced_connections_go_on(lab: Lab, pod: Pod, service: str, planned: boo
     assert (outcome.alive, outcome.reset) == (COUNT, 0)
 
 
-def test_a_stranger_of_the_other_family_is_told_and_disturbs_nobody(lab: Lab, pod: Pod) -> None:
+def test_a_node_of_the_other_family_is_a_problem_and_disturbs_no_other_node(lab: Lab, pod: Pod) -> None:
     wire = topology.Interface("eth0", "nodes", "10.0.0.99/24")
     lab.publish("stranger", [documents.node(topology.Host("g9", (wire,), labels=topology.EGRESS_LABEL))])
     try:

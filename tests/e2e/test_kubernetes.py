@@ -151,7 +151,7 @@ def test_a_pod_that_the_store_forgets_keeps_its_way(
     cluster.call("DELETE", f"{POLICIES}/another")
 
 
-def test_the_status_names_the_master_and_events_tell_of_each(lab: Lab, cluster: Cluster) -> None:
+def test_the_status_names_the_master_and_each_change_is_an_event(lab: Lab, cluster: Cluster) -> None:
     before = master(lab)
     until(
         lambda: status(cluster, f"{GATEWAYS}/{GATEWAY}").get("activeNodeName") == before,
@@ -182,7 +182,7 @@ def test_the_status_names_the_master_and_events_tell_of_each(lab: Lab, cluster: 
     assert ready(cluster, f"{POLICIES}/backend-to-{GATEWAY}") == ("True", "GatewayFound")
 
 
-def test_a_gateway_that_nobody_can_serve_says_so(lab: Lab, cluster: Cluster) -> None:
+def test_a_gateway_that_no_node_can_serve_says_so(lab: Lab, cluster: Cluster) -> None:
     """Two of three voters are away: the third has no contact with a majority, and a worker writes."""
     before = master(lab)
     away = [before, next(name for name in ("g1", "g2", "g3") if name != before)]

@@ -144,7 +144,7 @@ def agreed(lab: Lab, name: str) -> tuple[int, tuple[str, ...]]:
     return status["voterSet"], tuple(status["voters"])
 
 
-def test_a_node_that_has_not_heard_of_a_replacement_makes_no_second_owner(lab: Lab, pod: Pod) -> None:
+def test_a_node_that_has_not_learned_of_a_replacement_makes_no_second_owner(lab: Lab, pod: Pod) -> None:
     """It takes the new node for none of the cluster's, and the old one for a voter. So it may be that there is none."""
     before = master(lab)
     late, *others = sorted(set(NEW) - {before})

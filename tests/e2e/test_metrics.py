@@ -124,7 +124,7 @@ def test_numbers_move_with_what_they_measure(lab: Lab, pod: Pod, master: Node) -
     assert value(worker, "refused_packets_total", reason="no_master") == 0
 
 
-def test_a_change_of_master_is_counted_and_its_silence_told(lab: Lab, pod: Pod, master: Node) -> None:
+def test_a_change_of_master_is_counted_and_its_silence_measured(lab: Lab, pod: Pod, master: Node) -> None:
     worker = lab.nodes["w1"]
     before = value(worker, "master_changes_total", **LABELS)
     assert before is not None

@@ -148,7 +148,7 @@ def test_explain(lab: Lab, pod: Pod, destination: str, verdict: str, why: str) -
     assert why in node.egressctl("explain", "shown", destination)
 
 
-def test_events_tell_of_every_change_of_master(lab: Lab) -> None:
+def test_events_show_every_change_of_master(lab: Lab) -> None:
     before = lab.wait_settled(GATEWAY)
     known = asked(lab.nodes["w1"], "events")
     lab.nodes[before].agent.stop()
@@ -182,7 +182,7 @@ def test_validate(lab: Lab, tmp_path: Path) -> None:
     assert (problem["source"], problem["path"]) == (str(tmp_path / "wrong.yaml"), "spec.destinationCIDRs[0]")
 
 
-def test_exit_codes_and_last_words(lab: Lab, pod: Pod, tmp_path: Path) -> None:
+def test_exit_codes_and_last_lines(lab: Lab, pod: Pod, tmp_path: Path) -> None:
     node = lab.nodes["w1"]
     config = ("--config", node.agent.config)
     unknown = ended(node, EGRESSCTL, *config, "explain", "nobody")

@@ -33,7 +33,7 @@ def lab(plugin: Path) -> Iterator[Lab]:
         (ROUTER, f"{ROUTER} is the next hop of this node's routes by eth1"),
     ],
 )
-def test_nobody_is_elected_for_an_address_that_cannot_work_and_the_reason_is_told(
+def test_no_node_is_elected_for_an_address_that_cannot_work_and_the_reason_is_shown(
     lab: Lab, address: str, reason: str
 ) -> None:
     master = lab.wait_settled(GATEWAY)
@@ -47,7 +47,7 @@ def test_nobody_is_elected_for_an_address_that_cannot_work_and_the_reason_is_tol
     assert lab.wait_settled(GATEWAY) == master
 
 
-def test_nobody_takes_an_address_that_a_machine_of_the_lan_has_until_it_lets_go(lab: Lab) -> None:
+def test_no_node_takes_an_address_that_a_machine_of_the_lan_has_until_it_gives_it_up(lab: Lab) -> None:
     lab.wait_settled(GATEWAY)
     stranger = lab.machines["router"]
     mac = json.loads(stranger.run("ip", "-j", "link", "show", "dev", "eth1"))[0]["address"]

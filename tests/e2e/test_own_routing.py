@@ -156,7 +156,7 @@ def test_ipv6_has_a_router_of_its_own(lab: Lab) -> None:
             assert wrong.sources(port) == set()
 
 
-def test_a_table_of_somebody_else_decides(lab: Lab) -> None:
+def test_a_table_of_another_program_decides(lab: Lab) -> None:
     egress = [node for node in lab.nodes.values() if node.host.is_egress]
     for node in egress:
         node.machine.ip(f"route add default via {HOP} dev eth1 table 500")

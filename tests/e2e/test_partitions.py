@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ..bench.virtual import ALONE, RECOVERY, prepare
+from ..bench.virtual import ALONE_MS, RECOVERY_S, prepare
 from ..lab import topology
 from ..lab.lab import Lab
 from ..lab.partition import parted, partitions
@@ -40,8 +40,8 @@ def watching(lab: Lab) -> Iterator[Watch]:
     """Nothing that must never happen has happened, and exactly one node speaks soon after the end."""
     with Watch(lab, [VIRTUAL], list(lab.nodes["w1"].pods.values())) as watch:
         yield watch
-        until(lambda: watch.alone(ALONE), "exactly one owner", RECOVERY)
-        until(watch.passes, "traffic passes", RECOVERY)
+        until(lambda: watch.alone(ALONE_MS), "exactly one owner", RECOVERY_S)
+        until(watch.passes, "traffic passes", RECOVERY_S)
         assert watch.end() == []
 
 
@@ -70,11 +70,11 @@ def test_only_a_majority_of_the_voters_serves(lab: Lab, groups: Groups) -> None:
     voting = until(partial(voters, lab), "all agents know the same voters")
     group = able(groups, voting)
     with watching(lab) as watch:
-        before = until(lambda: watch.owner(ALONE), "one serves", RECOVERY)
+        before = until(lambda: watch.owner(ALONE_MS), "one serves", RECOVERY_S)
         with parted(lab, groups):
-            until(lambda: as_expected(watch, group), f"of {voting} a majority is in {group}", RECOVERY)
+            until(lambda: as_expected(watch, group), f"of {voting} a majority is in {group}", RECOVERY_S)
             if group:
-                until(watch.passes, "traffic passes", RECOVERY)
+                until(watch.passes, "traffic passes", RECOVERY_S)
             if before in group:
                 assert watch.failovers() == [], "whoever can stay, stays"
 

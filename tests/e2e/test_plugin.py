@@ -111,7 +111,7 @@ REMOVALS = {
 
 
 @pytest.mark.parametrize("removed", REMOVALS)
-def test_check_tells_what_is_missing_and_the_agent_repairs_it(lab: Lab, node: Node, removed: str) -> None:
+def test_check_names_what_is_missing_and_the_agent_repairs_it(lab: Lab, node: Node, removed: str) -> None:
     pod = node.pod("checked", BACKEND)
     pod.check()
     command = REMOVALS[removed].format(veth=pod.host_interface).split()
@@ -131,7 +131,7 @@ def test_check_tells_what_is_missing_and_the_agent_repairs_it(lab: Lab, node: No
     assert pod.request(SELECTED).address == egress_ip(lab)
 
 
-def test_the_agent_puts_back_a_rule_that_somebody_flushed(node: Node) -> None:
+def test_the_agent_restores_a_rule_that_another_program_flushed(node: Node) -> None:
     node.pod("guarded", BACKEND)
     guard = ("chain", "inet", ids.NFT_NODE_INET, "forward_guard")
     before = node.machine.run("nft", "-s", "list", *guard)

@@ -51,7 +51,7 @@ def test_alone_a_selected_pod_leaves_by_the_master(
     assert pod.request(SELECTED).address == served
 
 
-def test_alone_a_pod_whose_labels_nobody_knows(lab: Lab, node: Node) -> None:
+def test_alone_a_pod_with_unknown_labels(lab: Lab, node: Node) -> None:
     node.agent.kill()
     error = refused(lambda: node.pod("unknown"))
     assert error.code == contract.TRY_AGAIN_LATER

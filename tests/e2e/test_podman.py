@@ -160,7 +160,7 @@ def test_podman_shows_the_backend_by_which_it_calls_plugins(podman: Podman) -> N
     assert podman.call("info", "--format", "{{.Host.NetworkBackend}}").strip() == "cni"
 
 
-def test_podman_with_netavark_is_told_what_to_do(node: Node, podman: Podman, place: Path) -> None:
+def test_podman_with_netavark_is_a_problem_with_a_hint(node: Node, podman: Podman, place: Path) -> None:
     """Its networks call no plugin, so nothing steers its containers."""
     other = Podman(node.machine, place / "other", chooses=True)
     lead(place, other.root)

@@ -234,7 +234,7 @@ def test_a_node_with_another_key_neither_gives_nor_takes(lab: Lab) -> None:
     until(lambda: same(lab), "with the right key it takes the set", 30)
 
 
-def test_a_set_that_is_too_large_is_refused_in_words(lab: Lab) -> None:
+def test_a_set_that_is_too_large_is_refused_with_a_reason(lab: Lab) -> None:
     operator = Operator(lab)
     (operator.directory / "large.yaml").write_text(
         "apiVersion: v1\nkind: ConfigMap\n" + "# comment\n" * 300_000

@@ -96,7 +96,7 @@ def test_the_witness_makes_a_majority(witnessed: Lab) -> None:
         assert masters(lab, [master, other]) == [other]
 
 
-def test_when_no_gateway_is_left_pods_are_told_at_once(witnessed: Lab) -> None:
+def test_when_no_gateway_is_left_pods_get_an_error_at_once(witnessed: Lab) -> None:
     lab, worker = witnessed, witnessed.nodes["w1"]
     with talking(worker) as pod, cut_off(lab, "g1", "g2"):
         until(lambda: refused(pod), "pods are told", TAKEOVER)
@@ -180,7 +180,7 @@ def test_of_two_nodes_the_survivor_serves(plugin: Path) -> None:
 # -- three nodes, two of them cut off
 
 
-def test_strict_without_a_majority_nobody_serves(strict: Lab) -> None:
+def test_strict_without_a_majority_no_node_serves(strict: Lab) -> None:
     left = strict.wait_settled(GATEWAY)
     with talking(strict.nodes[left]) as pod:
         until(lambda: served_by(pod, strict.nodes[left]), "traffic passes", TAKEOVER)

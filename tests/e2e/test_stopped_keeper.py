@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from ..bench.virtual import ALONE, RECOVERY, prepare
+from ..bench.virtual import ALONE_MS, RECOVERY_S, prepare
 from ..lab import topology
 from ..lab.lab import Lab
 from ..lab.topology import VIRTUAL
@@ -63,7 +63,7 @@ def watching(lab: Lab) -> Iterator[Watch]:
 
 def keeper(lab: Lab, watch: Watch) -> tuple[str, int]:
     """Return the only owner, and its keeper's pid."""
-    owner = until(lambda: watch.owner(ALONE), "exactly one owner", RECOVERY)
+    owner = until(lambda: watch.owner(ALONE_MS), "exactly one owner", RECOVERY_S)
     [pid] = lab.nodes[owner].agent.keeper_pids()
     return owner, pid
 
@@ -86,8 +86,8 @@ def test_at_random_instants(lab: Lab) -> None:
                 wait(source.uniform(*STOPPED_FOR))
             finally:
                 os.kill(pid, signal.SIGCONT)
-            until(lambda: watch.alone(ALONE), "exactly one owner", RECOVERY)
-        until(watch.passes, "traffic passes", RECOVERY)
+            until(lambda: watch.alone(ALONE_MS), "exactly one owner", RECOVERY_S)
+        until(watch.passes, "traffic passes", RECOVERY_S)
         # A stop that is longer than what is left of a lease moves the address.
         assert len(watch.failovers()) > STOPS / 2
 
@@ -102,8 +102,8 @@ def test_right_before_it_writes_to_the_fence(lab: Lab) -> None:
         while min(held_up[kind] for kind in WRITES) < HELD_UP and held_up.total() < TOO_MANY:
             _, pid = keeper(lab, watch)
             held_up[hold_up(lab, pid, source.randint(1, 8), source.uniform(*STOPPED_FOR))] += 1
-            until(lambda: watch.alone(ALONE), "exactly one owner", RECOVERY)
-        until(watch.passes, "traffic passes", RECOVERY)
+            until(lambda: watch.alone(ALONE_MS), "exactly one owner", RECOVERY_S)
+        until(watch.passes, "traffic passes", RECOVERY_S)
         assert watch.failovers()
     assert min(held_up[kind] for kind in WRITES) >= HELD_UP, held_up
 
@@ -117,7 +117,7 @@ def hold_up(lab: Lab, pid: int, number: int, milliseconds: float) -> str:
         [*program, "-e", "abbrev=none", "-o", str(log)], stderr=subprocess.DEVNULL
     ) as strace:
         try:
-            call = until(lambda: _delayed(log), "a call was delayed", RECOVERY)
+            call = until(lambda: _delayed(log), "a call was delayed", RECOVERY_S)
         finally:
             # It detaches, and the process goes on.
             strace.terminate()

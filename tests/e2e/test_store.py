@@ -223,7 +223,7 @@ def test_an_egress_interface_that_appears_later_counts_at_once(lab: Lab, node: N
     until(lambda: reason() == "", "it is ready again", EDIT)
 
 
-def test_a_broken_file_keeps_its_last_state_and_is_told(lab: Lab, node: Node) -> None:
+def test_a_broken_file_keeps_its_last_state_and_is_a_problem(lab: Lab, node: Node) -> None:
     pod = node.pod("talker", BACKEND)
     path = node.manifests / "objects.yaml"
     with undisturbed(lab, node, pod):
@@ -259,7 +259,7 @@ def test_a_broken_file_does_not_let_pods_out_after_a_restart(lab: Lab, node: Nod
         until(lambda: problems(node), "it is told again")
 
 
-def test_files_edited_in_place_let_nobody_out(lab: Lab, node: Node) -> None:
+def test_files_edited_in_place_let_no_pod_out(lab: Lab, node: Node) -> None:
     """As an editor does it: the file is empty for a moment."""
     pod = node.pod("talker", BACKEND)
     path = node.manifests / "objects.yaml"

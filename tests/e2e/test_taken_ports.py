@@ -92,7 +92,7 @@ def test_each_connection_goes_on_or_ends_with_a_reset(lab: Lab) -> None:
     assert set(kept.errors) | set(replaced.errors) == {"ECONNRESET"}
 
 
-def test_who_has_got_the_port_of_one_that_is_silent_is_told_too(lab: Lab) -> None:
+def test_a_connection_with_the_port_of_a_silent_one_is_reset_too(lab: Lab) -> None:
     _, replaced = through_a_cut(lab, (FIRST, FIRST), (SILENT, 200), PATIENT, COUNT)
     assert (replaced.alive, replaced.hung, replaced.reset) == (0, 0, COUNT)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ..bench.virtual import ALONE, RECOVERY, prepare
+from ..bench.virtual import ALONE_MS, RECOVERY_S, prepare
 from ..lab import topology
 from ..lab.lab import Lab
 from ..lab.partition import parted
@@ -52,9 +52,9 @@ def survivor(lab: Lab, name: str) -> bool:
 
 
 def settled_again(lab: Lab, watch: Watch) -> None:
-    until(lambda: watch.alone(ALONE), "exactly one owner", RECOVERY)
-    [owner] = watch.owners(ALONE)[VIRTUAL]
-    until(lambda: not survivor(lab, owner), "by a majority again", RECOVERY)
+    until(lambda: watch.alone(ALONE_MS), "exactly one owner", RECOVERY_S)
+    [owner] = watch.owners(ALONE_MS)[VIRTUAL]
+    until(lambda: not survivor(lab, owner), "by a majority again", RECOVERY_S)
 
 
 def test_the_master_is_cut_off_and_the_other_one_serves(lab: Lab) -> None:
@@ -63,8 +63,8 @@ def test_the_master_is_cut_off_and_the_other_one_serves(lab: Lab) -> None:
     with Watch(lab, [VIRTUAL], list(lab.nodes[other].pods.values())) as watch:
         with cut(lab, master):
             until(lambda: watch.owner(STAYS) == other, f"{other} speaks alone", TAKEOVER)
-            until(watch.passes, "traffic passes", RECOVERY)
-            until(lambda: survivor(lab, other), "status says that no majority holds it", RECOVERY)
+            until(watch.passes, "traffic passes", RECOVERY_S)
+            until(lambda: survivor(lab, other), "status says that no majority holds it", RECOVERY_S)
         settled_again(lab, watch)
         assert watch.end() == []
 
@@ -78,7 +78,7 @@ def _cable(lab: Lab, master: str) -> AbstractContextManager[None]:
 
 
 @pytest.mark.parametrize("channel_cut", [_rules, _cable])
-def test_on_one_lan_two_that_do_not_hear_each_other_never_both_speak(
+def test_on_one_lan_two_nodes_that_do_not_receive_from_each_other_never_both_send(
     lab: Lab, channel_cut: Callable[[Lab, str], AbstractContextManager[Any]]
 ) -> None:
     """Both are alone, and both would serve: who asks later is answered by who has the address."""

@@ -11,7 +11,7 @@ from ..bench import keepalived, rival
 from ..bench.rival import RIVAL_FAILURES, RivalFailure
 from ..lab import topology
 from ..lab.lab import Lab
-from ..lab.overlap import RETURN
+from ..lab.overlap import SHORT_SILENCE_MS
 
 INTERVAL = 0.05
 """Seconds between adverts."""
@@ -19,8 +19,8 @@ WATCHED = 1.0
 """Seconds that each failure lasts here."""
 BELIEVED = 4 * INTERVAL
 """Seconds after which the other node believes that it is alone: three adverts and the skew."""
-WITNESSED = 4 * RETURN
-"""Milliseconds. The longest overlap is cut into pieces if an observer gets no processor time for ``RETURN``."""
+WITNESSED = 4 * SHORT_SILENCE_MS
+"""Milliseconds. An overlap is cut into pieces if an observer gets no processor time for ``SHORT_SILENCE_MS``."""
 TWO_OWNERS = {"node frozen", "keeper killed", "node isolated"}
 
 

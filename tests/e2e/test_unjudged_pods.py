@@ -157,7 +157,7 @@ def test_a_guard_that_another_program_removes_comes_back(node: Node) -> None:
     until(lambda: guarded(node), "the guard is back")
 
 
-def test_before_any_agent_the_guard_stands_by_its_file(node: Node, capture: Capture) -> None:
+def test_before_any_agent_the_guard_is_set_by_its_file(node: Node, capture: Capture) -> None:
     """Play a reboot: the unit loads the rules, and no other table is there."""
     node.agent.kill()
     rules = node.agent.config.parent / "state" / "guard.nft"

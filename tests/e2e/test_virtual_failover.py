@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ..bench.basic_failover import BOUND, yardstick
+from ..bench.basic_failover import MAX_RATIO, yardstick
 from ..bench.failures import Failure
-from ..bench.virtual import BLIND, VIRTUAL_FAILURES, VirtualRun, measure, prepare, problems
+from ..bench.virtual import MAX_OBSERVER_PAUSE_MS, VIRTUAL_FAILURES, VirtualRun, measure, prepare, problems
 from ..lab import topology
 from ..lab.lab import Lab
 from ..lab.pod import Pod
@@ -31,7 +31,7 @@ def bench(plugin: Path) -> Iterator[tuple[Lab, Pod, float]]:
     """Yield a lab, a pod in it, and the longest silence that is allowed, in milliseconds."""
     with Lab(topology.separate(workers=1)) as lab:
         try:
-            bound = BOUND * summary(yardstick(lab, YARDSTICK_RUNS)).median
+            bound = MAX_RATIO * summary(yardstick(lab, YARDSTICK_RUNS)).median
             prepare(lab, GATEWAY, connection_sync=True)
             yield lab, lab.nodes["w1"].pod("backend-1", BACKEND), bound
         finally:
@@ -53,4 +53,4 @@ def test_never_two_owners_and_traffic_passes_again_soon(
 
 def _held_up(failure: Failure, run: VirtualRun, bound: float) -> bool:
     """Whether it may be the machine's doing. That a packet is lost where none should be, is not."""
-    return run.blind > BLIND or (failure.silent and run.silence > bound)
+    return run.blind > MAX_OBSERVER_PAUSE_MS or (failure.silent and run.silence > bound)

@@ -96,7 +96,7 @@ def test_a_node_that_dies_is_followed_by_another_with_the_same_address(
     until(lambda: having(lab) == [successor], "the old master has let go")
 
 
-def test_the_silence_that_is_told_is_the_one_that_a_prober_sees(lab: Lab, pod: Pod, master: Node) -> None:
+def test_the_silence_in_status_is_the_one_that_a_prober_sees(lab: Lab, pod: Pod, master: Node) -> None:
     """The master is cut off until it has given up its lease, and is heard again before or after the takeover."""
     with lab.probing(pod) as probing:
         lab.cut(master.name)
@@ -182,7 +182,7 @@ def test_a_master_that_loses_its_label_hands_over(lab: Lab, pod: Pod, master: No
         lab.publish_nodes()
 
 
-def test_an_address_that_somebody_else_has_configured_is_left_alone_and_told(
+def test_an_address_that_another_program_has_configured_is_kept_and_a_problem(
     lab: Lab, pod: Pod, master: Node
 ) -> None:
     standby = next(lab.nodes[name] for name in ("g1", "g2", "g3") if name != master.name)
@@ -203,7 +203,7 @@ def _reason(lab: Lab, name: str) -> str:
     return next(str(member["reason"]) for member in members if member["node"] == name)
 
 
-def test_another_machine_with_the_address_is_told_with_its_mac(lab: Lab, pod: Pod, master: Node) -> None:
+def test_another_machine_with_the_address_is_named_by_its_mac(lab: Lab, pod: Pod, master: Node) -> None:
     stranger, interface = lab.machines["lan"], "br-egress"
     [link] = json.loads(stranger.run("ip", "-j", "link", "show", "dev", interface))
     mac = link["address"]

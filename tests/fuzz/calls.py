@@ -40,7 +40,7 @@ CONTROL: tuple[dict[str, Any], ...] = (
     {"call": "status"},
 )
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
-WORDS = (
+VALUES = (
     "../../x",
     "/etc/x",
     "",
@@ -70,7 +70,7 @@ def once(rng: random.Random) -> None:
     """Try one random call at the plugin, and one random request at the agent."""
     environment = {**ENVIRONMENT, "CNI_COMMAND": rng.choice(COMMANDS)}
     if rng.random() < 0.5:
-        environment[rng.choice(list(environment))] = rng.choice(WORDS)
+        environment[rng.choice(list(environment))] = rng.choice(VALUES)
     check_plugin(environment, text(mutated(CONFIGURATION, rng), rng))
     request = contract.cni_request(
         tuple(map(raw, environment.values())), text(mutated(CONFIGURATION, rng), rng)

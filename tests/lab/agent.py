@@ -40,7 +40,7 @@ class Agent:
         self.program: tuple[str, ...] = (str(PROGRAM),)
         """The command, without the option that names the configuration."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._told = False
+        self._reported = False
         whole = {**configuration, "runDir": str(self.run_dir), "stateDir": str(directory / "state")}
         self.config.write_text(yaml.safe_dump(whole, sort_keys=False))
 
@@ -56,7 +56,7 @@ class Agent:
         if self._process is None:
             return False
         code = self._process.poll()
-        if code is not None and not self._told:
+        if code is not None and not self._reported:
             message = self.log.read_text().strip().rpartition("\n")[2]
             raise RuntimeError(f"the agent of {self.machine.name} ended by itself, exit {code}: {message}")
         return code is None
@@ -65,7 +65,7 @@ class Agent:
         """Start the process; :meth:`answers` says when it is there."""
         if self.running:
             raise RuntimeError(f"the agent of {self.machine.name} runs already")
-        self._told = False
+        self._reported = False
         # env becomes the program, as ip netns exec does: the pid is right.
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         program = ("env", *variables, *self.program) if variables else self.program
@@ -126,7 +126,7 @@ class Agent:
     def end(self, number: int) -> None:
         """End the main process with a signal, where it runs still, and waits for its end."""
         if self._process is not None:
-            self._told = True
+            self._reported = True
             self._process.send_signal(number)
             self._process.wait(timeout=20)
 

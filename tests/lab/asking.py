@@ -1,6 +1,6 @@
 """Asks a LAN by ARP for many addresses at once, and tells when each was answered, and by which MAC.
 
-``python -m tests.lab.asking INTERFACE INTERVAL ADDRESS…`` asks for every address each INTERVAL milliseconds until
+``python -m tests.lab.asking INTERFACE INTERVAL_MS ADDRESS…`` asks for every address each INTERVAL_MS milliseconds until
 its standard input closes, then prints as JSON for each address a list of ``[arrival in ns, MAC]``. Questions name
 no sender and are answered to a MAC that nobody has: no kernel learns from them.
 """
@@ -23,9 +23,9 @@ from .frames import answer, question
 from .namespace import Namespace
 from .witness import Witness, run_in_real_time
 
-INTERVAL = 5.0
+INTERVAL_MS = 5.0
 """Milliseconds between two requests."""
-LATE = 0.1
+LAST_ANSWERS_S = 0.1
 """Seconds that the last answers may take."""
 _SO_TIMESTAMPNS = 35
 _ETH_P_ARP = 0x0806
@@ -51,7 +51,7 @@ class Asking(Witness):
         log: Path,
         interface: str,
         addresses: Sequence[str],
-        interval: float = INTERVAL,
+        interval: float = INTERVAL_MS,
     ) -> None:
         super().__init__(machine, "tests.lab.asking", [interface, str(interval), *addresses], log)
 
@@ -91,7 +91,7 @@ class Asker:
                     self._socket.send(frame)
                 due = max(due + step, time.monotonic() - self._interval)
                 self._receive(due)
-        self._receive(time.monotonic() + LATE)
+        self._receive(time.monotonic() + LAST_ANSWERS_S)
         return self._answers
 
     def _receive(self, until: float) -> None:

@@ -18,7 +18,7 @@ ADDRESSES = (VIRTUAL, "172.16.0.78", "172.16.0.43")
 ELIGIBLE = ("g1", "g2", "g3")
 FRESH = 9002
 """Port of the outside service to which the scenes before have left no connection in any kernel."""
-DOWNLOAD = 2.0
+DOWNLOAD_INTERVAL_MS = 2.0
 """Milliseconds between two lines of the download."""
 
 
@@ -63,7 +63,7 @@ class VirtualDemo(DemoPart):
         with (
             self.witnessing(self.bridged, VIRTUAL) as witnessed,
             Connections(
-                self.bridged.machine, self.lab.directory / "download.log", SELECTED, 1, DOWNLOAD
+                self.bridged.machine, self.lab.directory / "download.log", SELECTED, 1, DOWNLOAD_INTERVAL_MS
             ) as download,
         ):
             self.lab.cut(before)
@@ -111,7 +111,7 @@ class VirtualDemo(DemoPart):
         with (
             self.witnessing(self.late, address, port=FRESH) as witnessed,
             Connections(
-                self.late.machine, self.lab.directory / "download.log", FRESH, 1, DOWNLOAD
+                self.late.machine, self.lab.directory / "download.log", FRESH, 1, DOWNLOAD_INTERVAL_MS
             ) as download,
         ):
             self.screen.quiet(self.lab.nodes[before].egressctl("drain"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from .node import Node
 
 LIBRARY = "/usr/lib/*/faketime/libfaketimeMT.so.1"
-NOTICED = 1
+NOTICE_S = 1
 """Seconds until a program notices a change of its clock."""
 
 
@@ -28,7 +28,7 @@ class Clock:
         node.agent.environment |= self._environment(library)
 
     def set(self, seconds: int) -> None:
-        """Set it so far off, behind with a minus; programs notice within :data:`NOTICED`."""
+        """Set it so far off, behind with a minus; programs notice within :data:`NOTICE_S`."""
         draft = Path(f"{self._offset}.draft")
         draft.write_text(f"{seconds:+d}\n")
         os.replace(draft, self._offset)
@@ -38,7 +38,7 @@ class Clock:
             "LD_PRELOAD": library,
             "FAKETIME_TIMESTAMP_FILE": str(self._offset),
             # With no cache at all the file would be read with each look at any clock.
-            "FAKETIME_CACHE_DURATION": str(NOTICED),
+            "FAKETIME_CACHE_DURATION": str(NOTICE_S),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             # Times of files stay what they are when a clock is set.
             "NO_FAKE_STAT": "1",

@@ -20,7 +20,7 @@ from gateway_agent.lease.virtual_ips import arp
 from .namespace import Namespace
 from .witness import run_in_real_time
 
-BURST, PAUSE = 64, 0.001
+BURST, PAUSE_S = 64, 0.001
 """Frames, and seconds after them: some 50,000 frames in a second."""
 
 
@@ -40,7 +40,7 @@ def main() -> None:
             for frame in itertools.islice(every, BURST):
                 with contextlib.suppress(OSError):
                     raw.send(frame)
-            time.sleep(PAUSE)  # else this program itself takes a processor from the lab
+            time.sleep(PAUSE_S)  # else this program itself takes a processor from the lab
 
 
 def frames(frame: bytes, change_macs: bool) -> Iterator[bytes]:

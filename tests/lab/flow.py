@@ -1,8 +1,8 @@
 """One UDP flow: one socket, one port, a numbered datagram each millisecond.
 
-``python -m tests.lab.flow ADDRESS PORT [INTERVAL [LATE]]`` (milliseconds, seconds) runs until its standard input
-closes, waits for late answers, and prints one JSON list of ``[sending time in ns, address the service saw or "",
-welcome]``. A prober (:mod:`tests.lab.prober`) sees what new connections see; a flow sees what an open one does.
+``python -m tests.lab.flow ADDRESS PORT [INTERVAL_MS [LAST_ANSWERS_S]]`` runs until its standard input closes, waits for
+late answers, and prints one JSON list of ``[sending time in ns, address the service saw or "", welcome]``. A prober
+(:mod:`tests.lab.prober`) sees what new connections see; a flow sees what an open one does.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .silence import Probe
 from .topology import OUTSIDE
 from .witness import Witness, run_in_real_time
 
-INTERVAL = 1.0
+INTERVAL_MS = 1.0
 """Milliseconds between two datagrams."""
-LATE = 0.5
+LAST_ANSWERS_S = 0.5
 """Seconds that the last answers may take."""
 
 
@@ -36,8 +36,8 @@ class Flow(Witness):
         log: Path,
         port: int,
         address: str = OUTSIDE,
-        interval: float = INTERVAL,
-        late: float = LATE,
+        interval: float = INTERVAL_MS,
+        late: float = LAST_ANSWERS_S,
     ) -> None:
         super().__init__(machine, "tests.lab.flow", [address, str(port), str(interval), str(late)], log)
 
@@ -86,8 +86,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.lab.flow")
     parser.add_argument("address")
     parser.add_argument("port", type=int)
-    parser.add_argument("interval", type=float, nargs="?", default=INTERVAL)
-    parser.add_argument("late", type=float, nargs="?", default=LATE)
+    parser.add_argument("interval", type=float, nargs="?", default=INTERVAL_MS)
+    parser.add_argument("late", type=float, nargs="?", default=LAST_ANSWERS_S)
     options = parser.parse_args()
     run_in_real_time()
     print("ready", flush=True)

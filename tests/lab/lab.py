@@ -215,7 +215,7 @@ class Lab:
         try:
             return until(lambda: self.settled(gateway), f"one master of {gateway}, all ready", seconds)
         except NotInTime as error:
-            raise NotInTime("\n".join((str(error), *map(_words, self.nodes.values())))) from None
+            raise NotInTime("\n".join((str(error), *map(_description, self.nodes.values())))) from None
 
     def save_logs(self, path: Path) -> None:
         """Copy the agents' logs to a directory, for reading after the lab is gone."""
@@ -295,7 +295,7 @@ def _kubeconfig(address: str, token: Path) -> str:
     return json.dumps(config)
 
 
-def _words(node: Node) -> str:
+def _description(node: Node) -> str:
     """Return a node's masters and members in words, for the message of a failing test."""
     try:
         status = node.agent.status()

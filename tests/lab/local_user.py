@@ -13,7 +13,7 @@ from typing import TypeVar
 from .namespace import Namespace
 
 T = TypeVar("T")
-NOBODY = 65534
+UNPRIVILEGED_UID = 65534
 _SETRESUID = {"x86_64": 117, "aarch64": 147}[platform.machine()]
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -25,7 +25,7 @@ def as_local_user(machine: Namespace, action: Callable[[], T]) -> T:
     """
 
     def drop() -> T:
-        if _libc.syscall(_SETRESUID, NOBODY, NOBODY, NOBODY):
+        if _libc.syscall(_SETRESUID, UNPRIVILEGED_UID, UNPRIVILEGED_UID, UNPRIVILEGED_UID):
             raise OSError(ctypes.get_errno(), "cannot change the user of a thread")
         assert "CapEff:\t0000000000000000\n" in Path("/proc/thread-self/status").read_text()
         return action()

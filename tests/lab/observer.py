@@ -23,7 +23,7 @@ import sys
 import time
 
 from .frames import MULTICAST, PORT, claim, probe
-from .overlap import PACE
+from .overlap import INTERVAL_MS
 from .witness import run_in_real_time
 
 CLAIM_EACH = 8
@@ -111,7 +111,7 @@ def run(speakers: list[Speaker]) -> None:
         for speaker in speakers:
             speaker.speak(attempts)
         # Where it was late it catches up with a few attempts, not with all that it missed.
-        due = max(due + PACE / 1000, time.monotonic() - PACE / 200)
+        due = max(due + INTERVAL_MS / 1000, time.monotonic() - INTERVAL_MS / 200)
         time.sleep(max(0.0, due - time.monotonic()))
         now = time.monotonic()
         pause, before = max(pause, (now - before) * 1000), now

@@ -50,7 +50,7 @@ class Observers:
     ) -> None:
         wire = interface or lab.topology.egress_interface
         self.addresses = tuple(addresses)
-        self._told = False
+        self._reported = False
         with contextlib.ExitStack() as made:
             ports = {node: f"{node}-{wire}" for node in nodes}
             self._ports = Ports(lab.machines["lan"], ports, addresses, brief)
@@ -78,7 +78,7 @@ class Observers:
         return self._ports.owners(window)
 
     def _check(self) -> None:
-        if self._witness.ended and not self._told:
+        if self._witness.ended and not self._reported:
             raise RuntimeError("the observers have ended")
 
     def forget(self) -> None:
@@ -104,7 +104,7 @@ class Observers:
     def end(self) -> dict[str, Attempts]:
         """End the observers, and tells of each node's; what they got out may still be asked for."""
         report = self._witness.end()
-        self._told = True
+        self._reported = True
         return {node: Attempts(**each) for node, each in report.items()}
 
     def close(self) -> None:

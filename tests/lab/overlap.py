@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-PACE = 0.5
+INTERVAL_MS = 0.5
 """Milliseconds between two attempts of an observer."""
-RETURN = 5.0
+SHORT_SILENCE_MS = 5.0
 """Milliseconds. A node that is silent for less never ceased to be the owner."""
 _MS = 1_000_000
 
@@ -28,7 +28,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Tenure:
-    """``node`` spoke for ``address`` from ``first`` to ``last`` (ns) without a pause of :data:`RETURN`."""
+    """``node`` spoke for ``address`` from ``first`` to ``last`` (ns) without a pause of :data:`SHORT_SILENCE_MS`."""
 
     address: str
     node: str
@@ -44,7 +44,7 @@ class Overlap:
     first: str
     second: str
     milliseconds: float
-    """Milliseconds from the first to the last instant at which both were seen; at least :data:`PACE`."""
+    """Milliseconds from the first to the last instant at which both were seen; at least :data:`INTERVAL_MS`."""
     at: int
     """Beginning of the overlap, ns."""
 
@@ -73,7 +73,7 @@ class Tenures:
     def add(self, at: int, node: str, address: str) -> None:
         """Add a frame, ``at`` in ns. Frames of one node must be added in order of time."""
         latest = self._latest.get((address, node))
-        if latest is not None and at - latest[1] < RETURN * _MS:
+        if latest is not None and at - latest[1] < SHORT_SILENCE_MS * _MS:
             latest[1] = at
             return
         if latest is not None:
@@ -117,7 +117,9 @@ def overlaps_among(ordered: Iterable[Tenure]) -> list[Overlap]:
         speaking = [s for s in speaking if s.address == tenure.address and s.last >= tenure.first]
         for other in speaking:
             both = (min(other.last, tenure.last) - tenure.first) / _MS
-            found.append(Overlap(tenure.address, other.node, tenure.node, max(both, PACE), tenure.first))
+            found.append(
+                Overlap(tenure.address, other.node, tenure.node, max(both, INTERVAL_MS), tenure.first)
+            )
         speaking.append(tenure)
     return found
 

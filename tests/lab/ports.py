@@ -31,7 +31,7 @@ _PACKET_TYPE = 0xFFFFF000 + 4
 _LOAD_WORD, _LOAD_HALF, _AND, _EQUAL, _JUMP, _RETURN = 0x20, 0x28, 0x54, 0x15, 0x05, 0x06
 
 _BUFFER = 128 << 20
-_READ_EACH = 0.02
+_READ_INTERVAL_S = 0.02
 """Seconds between two reads. The buffer holds many seconds of frames: on a busy machine the reader may not run for so
 long.
 """
@@ -105,7 +105,7 @@ class Ports:
     def _read(self) -> None:
         # This thread alone: else on a busy machine the buffer fills up while it waits for its turn.
         run_in_real_time()
-        while not self._end.wait(_READ_EACH):
+        while not self._end.wait(_READ_INTERVAL_S):
             with self._lock:
                 self._drain()
 

@@ -18,9 +18,9 @@ import threading
 import time
 from collections import deque
 
-INTERVAL = 0.001
+INTERVAL_S = 0.001
 """Seconds between two probes."""
-LATE = 0.3
+ANSWER_TIMEOUT_S = 0.3
 """Seconds that an answer may take. Sockets are kept for as long."""
 Row = tuple[int, str, bool]
 
@@ -52,7 +52,7 @@ class Prober:
     def _send(self) -> None:
         due = time.monotonic()
         while not self._end.is_set():
-            self._forget(due - LATE)
+            self._forget(due - ANSWER_TIMEOUT_S)
             sock = socket.socket(self._family, socket.SOCK_DGRAM)
             self._open.append((due, sock))
             number = len(self._sent)
@@ -63,7 +63,7 @@ class Prober:
                 self._waiting[sock.fileno()] = sock, number
                 self._poll.register(sock, select.EPOLLIN)
                 sock.send(str(number).encode())
-            due = max(due + INTERVAL, time.monotonic() - 5 * INTERVAL)
+            due = max(due + INTERVAL_S, time.monotonic() - 5 * INTERVAL_S)
             time.sleep(max(0.0, due - time.monotonic()))
 
     def _forget(self, before: float) -> None:
@@ -79,7 +79,7 @@ class Prober:
                 if descriptor == sys.stdin.fileno():
                     self._poll.unregister(descriptor)
                     self._end.set()
-                    finish = time.monotonic() + LATE
+                    finish = time.monotonic() + ANSWER_TIMEOUT_S
                 elif descriptor in self._waiting:
                     sock, number = self._waiting[descriptor]
                     with contextlib.suppress(OSError):

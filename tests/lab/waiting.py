@@ -11,7 +11,7 @@ PATIENCE_S = 60.0
 """Seconds where no other time is given: long enough for a machine that runs other labs beside."""
 POLL_S = (0.01, 0.05)
 """Seconds between two looks, at the beginning and at most."""
-LATE = 0.05
+POLL_SHARE = 0.05
 """Share of the time waited already by which a look may come late: each look costs processor time."""
 
 
@@ -39,4 +39,4 @@ def until(condition: Callable[[], T | None], what: str, seconds: float = PATIENC
         now = time.monotonic()
         if now > deadline:
             raise NotInTime(f"not within {seconds:g} s: {what} (last: {last!r})")
-        time.sleep(min(max(POLL_S[0], LATE * (now - began)), POLL_S[1]))
+        time.sleep(min(max(POLL_S[0], POLL_SHARE * (now - began)), POLL_S[1]))

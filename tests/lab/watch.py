@@ -14,7 +14,7 @@ from .overlap import Tenure, overlaps_among, takeovers_among
 from .pod import Pod
 from .silence import longest
 
-PACE = 20.0
+INTERVAL_MS = 20.0
 """Milliseconds between two datagrams of a pod's flow."""
 _NO_FLOOD = f"""\
 table bridge lab_watch {{
@@ -51,7 +51,7 @@ class Watch:
             self._observers = made.enter_context(Observers(lab, self.nodes, addresses, brief=True))
             self._flows = {
                 pod: made.enter_context(
-                    Flow(pod.machine, lab.directory / f"flow-{pod.name}.log", SELECTED, interval=PACE)
+                    Flow(pod.machine, lab.directory / f"flow-{pod.name}.log", SELECTED, interval=INTERVAL_MS)
                 )
                 for pod in pods
             }

@@ -56,7 +56,7 @@ def test_they_come_and_go_and_both_may_be_done_twice(addresses: Inside) -> None:
     assert addresses.ours() == ()
 
 
-def test_somebody_elses_address_is_not_touched(line: Wire, addresses: Inside) -> None:
+def test_an_address_of_another_program_is_not_touched(line: Wire, addresses: Inside) -> None:
     line.near.ip(f"address add {VIRTUAL}/24 dev eth2", f"address add {VIRTUAL6}/64 dev eth2 nodad")
     for address in (VIRTUAL, VIRTUAL6):
         for interface in ("eth1", "eth2"):

@@ -119,7 +119,7 @@ def test_one_announcement_moves_a_neighbour_at_once(lan: Lan, address: str) -> N
 
 
 @ADDRESSES
-def test_another_owner_is_heard(lan: Lan, ears: Ears, address: str) -> None:
+def test_another_owner_is_detected(lan: Lan, ears: Ears, address: str) -> None:
     ears.watch(*HERE)
     other = lan.b.inside(Announcer)
     assert other.announce(address, "eth1")
@@ -197,7 +197,7 @@ def test_the_watch_changes(lan: Lan, ears: Ears) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, MAX_FILTERED_ADDRESSES, MAX_FILTERED_ADDRESSES + 1, 1000])
-def test_however_many_are_watched_each_is_heard(lan: Lan, ears: Ears, count: int) -> None:
+def test_however_many_are_watched_each_is_detected(lan: Lan, ears: Ears, count: int) -> None:
     four = [f"10.0.{n // 250}.{n % 250 + 1}" for n in range(count)]
     six = [f"2001:db8::{n + 0x100:x}" for n in range(count)]
     ears.watch(*((address, "eth1") for address in four + six))
@@ -218,7 +218,7 @@ def test_an_interface_that_is_gone_down_or_none_for_this_is_no_error(
     assert not ears.announcer.announce(address, "eth1")
 
 
-def test_an_interface_that_comes_back_is_heard_again(lan: Lan, ears: Ears) -> None:
+def test_frames_of_an_interface_that_comes_back_are_received_again(lan: Lan, ears: Ears) -> None:
     ears.watch(*HERE)
     lan.a.ip("link set eth1 down", "link set eth1 up")
     until(lambda: lan.a.run("cat", "/sys/class/net/eth1/operstate") == "up\n", "the interface is up")

@@ -217,7 +217,7 @@ def test_other_softwares_marks_survive(lab: Lab) -> None:
         worker.nft("delete table inet foreign")
 
 
-def test_somebody_elses_use_of_our_bits_steers_nothing(lab: Lab) -> None:
+def test_another_programs_use_of_our_bits_steers_nothing(lab: Lab) -> None:
     lab.pods["routed"].tag(0)
     worker = lab.nodes["w1"]
     worker.nft(

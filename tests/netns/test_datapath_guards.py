@@ -136,7 +136,7 @@ def test_a_pod_cannot_forge_its_way_into_a_tunnel(lab: Lab, sender: str) -> None
         assert len(witness.egress.packets(PORT)) == 1
 
 
-def test_an_answer_nobody_waits_for_gets_no_answer_by_the_workers_address(lab: Lab) -> None:
+def test_an_unsolicited_answer_gets_no_answer_by_the_workers_address(lab: Lab) -> None:
     with lab.pods["bridged"].datagrams() as datagrams, lab.witness() as witness:
         assert datagrams.seen_as() == G1
         _forget_connections(lab, lab.pods["bridged"].address)

@@ -242,7 +242,7 @@ def _restore_ipv6(lab: Lab) -> None:
 
 @pytest.mark.parametrize("underlay", [4, 6])
 @pytest.mark.parametrize("service", [SERVICE, SERVICE6])
-def test_an_answer_nobody_waits_for_gets_no_answer(lab6: Lab, underlay: int, service: str) -> None:
+def test_an_unsolicited_answer_gets_no_answer(lab6: Lab, underlay: int, service: str) -> None:
     """The address inside the tunnel may be none of the worker's: not even its routing may answer."""
     install(lab6, underlay=underlay)
     worker, pod = lab6.nodes["w1"].machine, lab6.pods["bridged"]

@@ -146,7 +146,7 @@ def test_all_else_leaves(line: Wire, fence: Fence, what: str) -> None:
     assert arrive(line, FREE[what])
 
 
-def test_the_fence_stands_behind_source_nat(line: Wire, fence: Fence) -> None:
+def test_the_fence_comes_after_source_nat(line: Wire, fence: Fence) -> None:
     rule = f"type nat hook postrouting priority srcnat; ip daddr 172.16.0.2 snat to {VIRTUAL}"
     line.near.run("nft", f"table ip h {{ chain c {{ {rule}; }}; }}")
     try:
@@ -191,7 +191,7 @@ def test_a_lifetime_that_is_over_opens_nothing(line: Wire, fence: Fence) -> None
     assert opened(line.near) == set()
 
 
-def test_a_ticket_that_stands_is_not_written_again(line: Wire, fence: Fence) -> None:
+def test_a_valid_ticket_is_not_written_again(line: Wire, fence: Fence) -> None:
     fence.ticket(7, SHORT)
     with pytest.raises(KernelError, match="ticket 7"):
         fence.ticket(7, SHORT)

@@ -73,7 +73,7 @@ def test_a_stranger_is_seen_beside_the_refreshes(line: Wire, fence: Fence) -> No
     assert opened(line.near) == set(), "who replaces the table closes the fence"
 
 
-def test_the_monitor_hears_of_the_table_and_not_of_the_leases(line: Wire, fence: Fence) -> None:
+def test_the_monitor_reports_the_table_and_not_the_leases(line: Wire, fence: Fence) -> None:
     received = line.near.inside(lambda: monitor.Monitor(NETLINK_NETFILTER))
     try:
         assert let_speak(fence, 1)

@@ -202,7 +202,7 @@ def test_no_pod_sends_with_a_virtual_address_or_a_nodes(
     assert sources_outside(lab, attack) == set()
 
 
-def test_the_check_of_reserved_sources_stands_without_any_tag(lab: Lab) -> None:
+def test_the_check_of_reserved_sources_works_without_any_tag(lab: Lab) -> None:
     """The packets above are well made: without our tables they arrive."""
     for pod in lab.pods.values():
         pod.tag(0)

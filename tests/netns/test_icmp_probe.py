@@ -14,7 +14,7 @@ from tests.lab.capture import Capture
 from .link import VIRTUAL, VIRTUAL6, Wire, wire
 
 NEAR, FAR = {4: "172.16.0.1", 6: "2001:db8::1"}, {4: "172.16.0.2", 6: "2001:db8::2"}
-NOBODY = {4: "172.16.0.9", 6: "2001:db8::9"}
+UNUSED = {4: "172.16.0.9", 6: "2001:db8::9"}
 SHOWN = {4: VIRTUAL, 6: VIRTUAL6}
 
 
@@ -39,7 +39,7 @@ def silent(lan: Wire, addresses: tuple[str, ...], source: str = "") -> tuple[str
 
 
 def test_who_answers_is_not_silent_in_both_families(lan: Wire) -> None:
-    assert silent(lan, (*FAR.values(), *NOBODY.values())) == tuple(NOBODY.values())
+    assert silent(lan, (*FAR.values(), *UNUSED.values())) == tuple(UNUSED.values())
 
 
 def test_a_link_local_router_is_asked_on_the_interface(lan: Wire) -> None:

@@ -107,7 +107,7 @@ def test_the_address_that_the_kernel_would_send_by_comes_first(machine: Namespac
     assert read(machine)["eth1"]["address"] == "172.16.0.7"
 
 
-def test_an_address_of_somebody_else_with_its_subnet_still_counts(machine: Namespace) -> None:
+def test_an_address_of_another_program_with_its_subnet_still_counts(machine: Namespace) -> None:
     assert "172.16.0.7/24" in read(machine, "172.16.0.7")["eth1"]["addresses"]
 
 

@@ -133,7 +133,7 @@ def test_a_flood_with_a_nodes_address_displaces_none_of_its_heartbeats(
     assert 0 < received.count(b"attack") <= (PLACES - 1) * (250 + 500 * seconds) + 500 + 2000 * seconds
 
 
-def test_a_node_that_finds_no_place_is_heard(tunnel: Tunnel, keeper: socket.socket) -> None:
+def test_a_message_of_a_node_that_finds_no_place_is_received(tunnel: Tunnel, keeper: socket.socket) -> None:
     """Others have all places: those of a router that has been replaced, or forgers."""
     with _forger(tunnel) as forge:
         _take_places(tunnel, forge)

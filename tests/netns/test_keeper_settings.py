@@ -155,7 +155,7 @@ def test_a_node_with_another_cluster_port_is_named_on_both_ends(cluster: Cluster
     until(lambda: "cluster.port" not in "".join(said().values()), "no problem", seconds=10)
 
 
-def test_a_node_that_hears_nobody_says_what_it_listens_on_and_sends_to(cluster: Cluster) -> None:
+def test_a_node_that_receives_from_no_other_names_what_it_listens_on_and_sends_to(cluster: Cluster) -> None:
     deaf = cluster.nodes["g3"]
     right, deaf.port = deaf.port, PORT + 1
     try:

@@ -10,7 +10,7 @@ from cni.kernel import rtnl
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 
-ROUTED, BRIDGED, BRIDGED6, NOBODY, REMOTE = (
+ROUTED, BRIDGED, BRIDGED6, UNUSED, REMOTE = (
     "10.245.1.5",
     "10.244.1.5",
     "fd00:244:1::5",
@@ -62,4 +62,4 @@ def test_a_bridge_leads_to_it_though_it_has_never_spoken(node: Namespace, addres
 
 
 def test_what_leads_nowhere_is_left_out(node: Namespace) -> None:
-    assert leading(node, NOBODY, REMOTE, "10.244.1.1") == {}
+    assert leading(node, UNUSED, REMOTE, "10.244.1.1") == {}

@@ -74,7 +74,7 @@ def test_a_pause_is_found(lab: Lab) -> None:
     assert found.longest_pause > PAUSE * 1000
 
 
-def test_resets_are_told_from_silence(lab: Lab) -> None:
+def test_resets_differ_from_silence(lab: Lab) -> None:
     with connections(lab, 100, 50, grace=0.5) as load:
         struck = time.time_ns()
         # The kernel gives out even ports first.

@@ -88,7 +88,7 @@ def test_what_is_gone_already_needs_no_deleting(machine: Namespace) -> None:
     machine.inside(lambda: rtnl.apply(changes))
 
 
-def test_what_the_kernel_refuses_is_said_in_words(machine: Namespace) -> None:
+def test_what_the_kernel_refuses_is_an_error_text(machine: Namespace) -> None:
     other = Vxlan("egw-000002", 1, "10.0.0.1", 4799, ids.node_mac("10.0.0.1"), 1450, "egress-gateway b")
     changes = diff(KernelState(), KernelState(vxlans=frozenset([DEVICE, other])))
     [(change, error)] = machine.inside(lambda: rtnl.apply(changes)).items()
@@ -192,7 +192,7 @@ def test_thousands_of_entries_are_written_and_listed(machine: Namespace) -> None
     assert not seen.fdb | seen.neighbours
 
 
-def test_one_entry_among_others_that_the_kernel_refuses_is_said_in_words(machine: Namespace) -> None:
+def test_one_entry_among_others_that_the_kernel_refuses_is_an_error_text(machine: Namespace) -> None:
     good, gone = Neighbour(DEVICE.name, "10.0.0.7", DEVICE.mac), Neighbour("egw-none", "10.0.0.8", DEVICE.mac)
     bring_to(machine, KernelState(vxlans=frozenset({DEVICE})))
     refused = machine.inside(lambda: rtnl.apply([Change("put", gone), Change("put", good)]))
@@ -205,7 +205,7 @@ def test_one_entry_among_others_that_the_kernel_refuses_is_said_in_words(machine
     assert not machine.inside(rtnl.observe).neighbours
 
 
-def test_events_tell_of_links_and_of_what_is_ours(machine: Namespace) -> None:
+def test_events_report_links_and_our_objects(machine: Namespace) -> None:
     with contextlib.closing(machine.inside(Monitor)) as monitor:
         assert monitor.read() == []
         machine.ip(
@@ -233,7 +233,7 @@ def test_events_tell_of_links_and_of_what_is_ours(machine: Namespace) -> None:
         assert Event("route", removed=True) not in found
 
 
-def test_events_tell_of_default_routes_of_others_and_of_no_other_route(machine: Namespace) -> None:
+def test_events_report_default_routes_of_others_and_no_other_route(machine: Namespace) -> None:
     """By such a route the kernel chooses the address that it sends by."""
     with contextlib.closing(machine.inside(Monitor)) as monitor:
         machine.ip("link add br1 type bridge", "link set br1 up", "address add 10.9.0.7/24 dev br1")
@@ -246,7 +246,7 @@ def test_events_tell_of_default_routes_of_others_and_of_no_other_route(machine: 
         machine.ip("link del br1")
 
 
-def test_events_tell_of_settings_that_decide_what_is_taken(machine: Namespace) -> None:
+def test_events_report_settings_that_decide_what_is_accepted(machine: Namespace) -> None:
     """Those of all devices, and those of one; a new device, which tells all its settings, is a link and no more."""
     with contextlib.closing(machine.inside(Monitor)) as monitor:
         machine.ip("link add br1 type bridge")
@@ -269,7 +269,7 @@ def test_events_tell_of_settings_that_decide_what_is_taken(machine: Namespace) -
         assert not Event("setting").ours and Event("setting", DEVICE.name).ours
 
 
-def test_events_tell_of_our_nftables(machine: Namespace) -> None:
+def test_events_report_our_nftables(machine: Namespace) -> None:
     with contextlib.closing(machine.inside(lambda: Monitor(NETLINK_NETFILTER))) as monitor:
         machine.inside(lambda: nft.run("-f", "-", text="add table inet foreign\ndelete table inet foreign\n"))
         machine.inside(lambda: nft.run("-f", "-", text="add table inet egress_gateway\n"))
@@ -300,7 +300,7 @@ def test_nft_says_what_is_wrong_with_the_text(machine: Namespace) -> None:
         machine.inside(lambda: nft.apply("no such command\n"))
 
 
-def test_nft_notices_what_stands_and_what_does_not(machine: Namespace) -> None:
+def test_nft_notices_what_exists_and_what_does_not(machine: Namespace) -> None:
     empty = "add table inet egress_gateway\ndelete table inet egress_gateway\n"
     text = empty + "table inet egress_gateway {\n\tchain a {\n\t\tcounter\n\t}\n}\n"
 
@@ -334,7 +334,7 @@ def test_only_connections_with_the_mark_are_forgotten(machine: Namespace) -> Non
     assert ("dport=8" in listed, "dport=7" in listed) == (True, False)
 
 
-def test_the_packet_log_tells_that_a_rule_has_logged(machine: Namespace) -> None:
+def test_the_packet_log_reports_that_a_rule_has_logged(machine: Namespace) -> None:
     machine.ip("link set lo up")
     wakeup_read = machine.inside(lambda: nflog.PacketLog(7))
     table = "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c"

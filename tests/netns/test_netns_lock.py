@@ -44,7 +44,7 @@ def refused() -> str:
     return done.stderr.strip().rpartition("\n")[2]
 
 
-def test_a_second_one_is_refused_and_told_who_has_the_lock() -> None:
+def test_a_second_one_is_refused_with_the_holder_of_the_lock() -> None:
     with running(HOLD) as (first, pid):
         for _ in range(4):
             assert refused() == f"OSError: another agent runs in this network namespace: process {pid}"

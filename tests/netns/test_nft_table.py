@@ -87,7 +87,7 @@ def read(machine: Namespace) -> Table:
         "table inet egwtest { flags dormant; }",
     ],
 )
-def test_what_somebody_changes_shows(machine: Namespace, change: str) -> None:
+def test_what_another_program_changes_shows(machine: Namespace, change: str) -> None:
     before = read(machine)
     nft(machine, change)
     assert read(machine).digest != before.digest
@@ -126,7 +126,7 @@ def test_packets_change_nothing(machine: Namespace) -> None:
     assert read(machine) == before
 
 
-def test_stamps_are_told(machine: Namespace) -> None:
+def test_stamps_are_returned(machine: Namespace) -> None:
     assert read(machine).marks == ()
     nft(machine, "add chain inet egwtest stamp_one_two")
     assert read(machine).marks == ("one_two",)

@@ -75,7 +75,7 @@ def sources_outside(lab: Lab, action: Callable[[], object]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_what_nobody_has_judged_gets_nothing_out(guarded: Lab, name: str) -> None:
+def test_a_pod_without_a_tag_gets_nothing_out(guarded: Lab, name: str) -> None:
     pod = guarded.pods[name]
     assert sources_outside(guarded, lambda: speak(pod)) == set()
     guarded.nodes["w1"].machine.inside(lambda: nft.ensure(no_guard()))
@@ -127,7 +127,7 @@ def test_the_cluster_is_reached_before_a_pod_is_judged(guarded: Lab, name: str) 
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_pod_that_nobody_has_judged_answers_others(guarded: Lab, name: str) -> None:
+def test_a_pod_without_a_tag_answers_others(guarded: Lab, name: str) -> None:
     pod = guarded.pods[name]
     guarded.outside.ip(f"route replace {pod.address}/32 via {W1}")
     try:

@@ -31,7 +31,7 @@ def test_without_rules_nothing_is_refused(machine: Namespace) -> None:
     assert machine.inside(refused_packets.read) == {}
 
 
-def test_rules_that_refuse_are_told_from_those_that_count(machine: Namespace) -> None:
+def test_rules_that_refuse_differ_from_those_that_count(machine: Namespace) -> None:
     rules = "counter packets 3 bytes 1 drop; counter packets 4 bytes 1 accept; counter packets 5 bytes 1"
     reject = "meta l4proto tcp counter packets 7 bytes 1 reject with tcp reset"
     other = "meta mark 1 counter packets 11 bytes 1 drop; meta mark 2 drop"

@@ -88,7 +88,9 @@ def listener() -> Iterator[Listener]:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_messages_to_other_ports_and_of_the_other_family_are_heard(listener: Listener, family: int) -> None:
+def test_messages_to_other_ports_and_of_the_other_family_are_received(
+    listener: Listener, family: int
+) -> None:
     listener.listen(family)
     other = 10 - family
     for each, port in ((family, PORT), (family, TUNNEL), (other, TUNNEL), (family, OTHER), (other, PORT)):

@@ -65,7 +65,7 @@ def node() -> Iterator[Node]:
     made.namespace.delete()
 
 
-def test_a_fence_that_does_not_open_is_told_for_each_address_until_it_does(node: Node) -> None:
+def test_a_fence_that_does_not_open_is_a_problem_for_each_address_until_it_does(node: Node) -> None:
     node.open(ONE)
     node.open(TWO)
     assert [(text.partition(":")[0]) for text in node.problems() if text.startswith("opening")] == [
@@ -81,7 +81,7 @@ def test_a_fence_that_does_not_open_is_told_for_each_address_until_it_does(node:
     assert node.counted() == {("", "ticket"): 2, (ONE, "open"): 1, (TWO, "open"): 1}
 
 
-def test_a_lease_that_was_granted_too_late_for_its_ticket_is_told(node: Node) -> None:
+def test_a_lease_that_was_granted_too_late_for_its_ticket_is_a_problem(node: Node) -> None:
     node.fence()
     node.open(ONE, ticket=False)
     assert node.problems() == (f"the fence was not opened for {ONE}: the lease was granted too late",)
@@ -89,7 +89,7 @@ def test_a_lease_that_was_granted_too_late_for_its_ticket_is_told(node: Node) ->
     assert (node.problems(), node.counted()) == ((), {(ONE, "open"): 1})
 
 
-def test_an_announcement_that_fails_is_told_and_no_other_addresses_ends_that(node: Node) -> None:
+def test_an_announcement_that_fails_is_a_problem_and_no_other_addresses_ends_that(node: Node) -> None:
     node.do(serving.Announce(ONE, "eth9"), serving.Announce(TWO, "eth1"), serving.Probe(TWO, "eth9"))
     assert node.problems() == (
         f"{ONE} could not be announced on eth9: the interface is down or gone",

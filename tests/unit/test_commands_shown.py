@@ -128,8 +128,8 @@ def test_the_test_that_runs_it_is_there_and_names_its_options(command: str) -> N
     file, _, name = RUN_BY[command].partition("::")
     assert name in functions_of(file)
     text = (REPOSITORY / file).read_text(encoding="utf-8")
-    words = re.findall(r"(?<=egressctl )[a-z]+|--[a-z]+", "" if command == VOTERS else command)
-    assert [word for word in words if f'"{word}' not in text and f"--{{{word}" not in text] == []
+    parts = re.findall(r"(?<=egressctl )[a-z]+|--[a-z]+", "" if command == VOTERS else command)
+    assert [part for part in parts if f'"{part}' not in text and f"--{{{part}" not in text] == []
 
 
 def test_commands_of_the_installation_on_kubernetes_are_read_from_the_page() -> None:
@@ -151,9 +151,9 @@ def test_egressctl_knows_the_command_and_its_options(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With ``--help`` it parses options and does nothing; an unknown one before it is an error."""
-    words = re.sub(r"[][]|\bIP:PORT\b", " ", command).replace("…", "").split()
-    sub = words[1]
-    options = [word for word in words[2:] if word.startswith("-")]
+    parts = re.sub(r"[][]|\bIP:PORT\b", " ", command).replace("…", "").split()
+    sub = parts[1]
+    options = [part for part in parts[2:] if part.startswith("-")]
     with pytest.raises(SystemExit) as ended:
         main([sub, "--help"])
     shown = capsys.readouterr().out

@@ -22,7 +22,7 @@ SEED = int(os.environ.get("FUZZ_SEED", "10"))
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_random_input_is_refused_in_words_or_valid(name: str) -> None:
+def test_random_input_is_refused_with_a_text_or_valid(name: str) -> None:
     assert run(TARGETS[name], SECONDS, SEED)
 
 

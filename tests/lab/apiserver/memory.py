@@ -16,7 +16,7 @@ from .objects import Collection, Objects, selected
 from .origin import Event, Object, Refused
 from .schema import DEFINITIONS, schemas
 
-BOOKMARK = 1.0
+BOOKMARK_INTERVAL_S = 1.0
 """Seconds between two bookmarks; a real server sends one a minute."""
 _PATH = re.compile(
     r"/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+/[^/]+))(?:/namespaces/(?P<namespace>[^/]+)(?=/[^/]))?"
@@ -137,7 +137,7 @@ class Memory:
     ) -> AsyncGenerator[Event]:
         loop = asyncio.get_running_loop()
         ends = loop.time() + float(request.query.get("timeoutSeconds", 1800))
-        bookmark = loop.time() + BOOKMARK
+        bookmark = loop.time() + BOOKMARK_INTERVAL_S
         while loop.time() < ends:
             news = self._news
             if version < collection.compacted:
@@ -154,12 +154,12 @@ class Memory:
                 if now or before:
                     yield kind, change.item
             if loop.time() >= bookmark:
-                bookmark = loop.time() + BOOKMARK
+                bookmark = loop.time() + BOOKMARK_INTERVAL_S
                 version = max(version, self._objects.version)
                 kinds = {"kind": collection.kind.kind, "apiVersion": collection.kind.group_version}
                 yield "BOOKMARK", {**kinds, "metadata": {"resourceVersion": str(version)}}
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(BOOKMARK, ends - loop.time())):
+                async with asyncio.timeout(min(BOOKMARK_INTERVAL_S, ends - loop.time())):
                     await news.wait()
 
 

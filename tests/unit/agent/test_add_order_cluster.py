@@ -98,7 +98,7 @@ class HeldApi(Api):
             self._news.notify_all()
 
 
-class Told:
+class Reported:
     """A world with this API server, and what the server had."""
 
     def __init__(self, directory: Path, server: LocalServer) -> None:
@@ -199,7 +199,7 @@ def test_an_add_never_answers_by_older_objects_than_the_api_had(
     began: list[int] = []
 
     async def scenario() -> None:
-        reported = Told(tmp_path, server)
+        reported = Reported(tmp_path, server)
         world = reported.world
 
         async def to_thread(write: Callable[..., T], *arguments: Any) -> T:

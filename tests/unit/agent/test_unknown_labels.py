@@ -122,7 +122,7 @@ def test_a_policy_that_comes_during_the_add_counts(tmp_path: Path) -> None:
     run_scenario(tmp_path, scenario)
 
 
-def test_a_pod_document_gives_labels_and_its_end_lets_nobody_out(tmp_path: Path) -> None:
+def test_a_pod_document_gives_labels_and_its_end_lets_no_pod_out(tmp_path: Path) -> None:
     """Without it the labels are unknown again: the pod that runs keeps its path, and status says so."""
     document = PodIdentity("prod", "web-0", {"a": "yes"})
 

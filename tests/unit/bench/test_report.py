@@ -57,6 +57,6 @@ def test_the_plot_is_a_picture_with_something_on_it(tmp_path: Path) -> None:
     assert len(colours) > 3
 
 
-def test_the_machine_is_told_with_its_versions() -> None:
+def test_the_machine_is_described_with_its_versions() -> None:
     assert "nftables 1." in machine()
     assert "Linux" in machine()

@@ -48,7 +48,7 @@ def test_rows_come_in_the_order_that_is_asked_for() -> None:
     ]
 
 
-def test_a_problem_of_several_runs_is_told_once() -> None:
+def test_a_problem_of_several_runs_is_listed_once() -> None:
     results = Results(None)
     for _ in range(2):
         results.add(run(1.0, problems=("late",)), "")
@@ -76,7 +76,7 @@ def test_a_goal_is_met_by_the_median_and_by_the_worst(median: float, worst: floa
     assert ("**not met**" in message) is not met
 
 
-def test_of_problems_that_differ_in_numbers_only_the_worst_is_told(tmp_path: Path) -> None:
+def test_of_problems_that_differ_in_numbers_only_the_worst_is_listed(tmp_path: Path) -> None:
     results = Results(tmp_path / "runs.json")
     for silence in (410, 1135, 99):
         results.add(run(1.0, problems=(f"silent for {silence} ms, more than 400",)), "")

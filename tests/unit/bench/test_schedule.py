@@ -6,7 +6,7 @@ import random
 from itertools import islice
 
 from tests.bench.schedule import LASTS, RESUMED, RESUMED_EACH, deck, plan
-from tests.bench.virtual import FROZEN, VIRTUAL_FAILURES
+from tests.bench.virtual import FROZEN_S, VIRTUAL_FAILURES
 
 KINDS = {failure.name for failure in VIRTUAL_FAILURES}
 
@@ -23,7 +23,7 @@ def test_the_ten_seconds_come_less_often_and_short_ones_as_often_as_long_ones() 
     count = RESUMED_EACH * (len(KINDS) - 1) + 1
     faults = list(islice(deck(random.Random(2)), count))
     lasting = [fault.seconds for fault in faults if fault.failure.name != RESUMED]
-    assert [fault.seconds for fault in faults if fault.failure.name == RESUMED] == [FROZEN]
+    assert [fault.seconds for fault in faults if fault.failure.name == RESUMED] == [FROZEN_S]
     assert all(LASTS[0] <= seconds <= LASTS[1] for seconds in lasting)
     assert 0.4 < sum(seconds < (LASTS[0] * LASTS[1]) ** 0.5 for seconds in lasting) / len(lasting) < 0.6
 

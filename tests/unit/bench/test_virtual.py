@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.bench.virtual import BLIND, VIRTUAL_FAILURES, VirtualRun, problems
+from tests.bench.virtual import MAX_OBSERVER_PAUSE_MS, VIRTUAL_FAILURES, VirtualRun, problems
 
 BY_NAME = {failure.name: failure for failure in VIRTUAL_FAILURES}
 CLEAN = VirtualRun("node cut off", "g1", "g2", 240.0, 239, 0.0, 1, 200.0, (), 2.0)
@@ -21,7 +21,7 @@ def test_a_clean_run_has_no_problems() -> None:
         ({"wrong": ("172.16.0.7",)}, "packets left by 172.16.0.7"),
         ({"silence": 401.0}, "silent for 401 ms, more than 400"),
         ({"after": "g1"}, "the owner was g1 and is g1"),
-        ({"blind": BLIND + 1}, "an observer paused for 51 ms"),
+        ({"blind": MAX_OBSERVER_PAUSE_MS + 1}, "an observer paused for 51 ms"),
     ],
 )
 def test_what_is_wrong_is_named(change: dict[str, object], expected: str) -> None:

@@ -58,7 +58,7 @@ def strict_json(text: str) -> Any:
 
 
 @given(objects())
-def test_walk_finds_what_json_finds_and_where_it_stands(text: str) -> None:
+def test_walk_finds_what_json_finds_and_its_position(text: str) -> None:
     found = config.members(text)
     assert {name: value for name, (value, _, _) in found.items()} == strict_json(text)
     for value, start, end in found.values():

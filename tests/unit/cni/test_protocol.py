@@ -227,7 +227,7 @@ def test_full_backlog_is_waited_for(path: Path) -> None:
     assert answers == [contract.OK]
 
 
-def test_no_traceback_for_what_nobody_foresaw() -> None:
+def test_no_traceback_for_what_was_not_foreseen() -> None:
     def broken() -> bytes:
         raise RuntimeError("disk on fire \ud800")
 

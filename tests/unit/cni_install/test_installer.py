@@ -261,7 +261,7 @@ def test_a_file_that_is_just_being_written_makes_no_other_one_the_one_in_use(
         until(lambda: len(host.plugins(other)) == 2, "a file that stays broken is none", 30)
 
 
-def test_a_watch_ends_well_when_it_is_told_to(host: Host, tmp_path: Path) -> None:
+def test_a_watch_ends_well_by_a_signal(host: Host, tmp_path: Path) -> None:
     log = tmp_path / "log"
     command = [
         sys.executable,

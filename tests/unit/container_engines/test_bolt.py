@@ -53,7 +53,7 @@ def test_pages_in_levels_are_one_bucket() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 10, PAGE, 3 * PAGE, 3 * PAGE + 8, 4 * PAGE + 20])
-def test_a_file_that_was_cut_off_is_an_error_in_words(length: int) -> None:
+def test_a_file_that_was_cut_off_is_an_error_with_a_text(length: int) -> None:
     with pytest.raises(ValueError, match=r"BoltDB|page"):
         content(bolt_file(TREE)[:length])
 

@@ -51,7 +51,7 @@ LO = network("cni-loopback", "loopback")
         (b"", None),
     ],
 )  # fmt: skip
-def test_what_is_told(message: bytes, expected: Loaded | None) -> None:
+def test_what_is_reported(message: bytes, expected: Loaded | None) -> None:
     assert cri.of_answer(message) == expected
 
 

@@ -84,7 +84,7 @@ def test_a_container_of_containerd() -> None:
         of_containerd("[]")
 
 
-def test_what_the_id_of_a_call_can_stand_for() -> None:
+def test_what_the_id_of_a_call_can_mean() -> None:
     assert list(containerd_names("default-f00")) == [("default", "f00")]
     assert list(containerd_names("my-team-f00")) == [("my", "team-f00"), ("my-team", "f00")]
     assert (

@@ -184,7 +184,7 @@ def plain_lines(text: str) -> list[str]:
     return re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
 
 
-def test_colour_only_on_a_terminal_and_not_against_the_users_wish(agent: Agent) -> None:
+def test_colour_only_on_a_terminal_and_not_with_no_color(agent: Agent) -> None:
     assert "\x1b[32m" in terminal_output(agent)
     assert "\x1b[32m" not in terminal_output(agent, NO_COLOR="1")
 

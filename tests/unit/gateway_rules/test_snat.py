@@ -77,7 +77,7 @@ def holds(place: str, address: object) -> bool:
     return int(ip_address(first)) <= int(ip_address(str(address))) <= int(ip_address(last or first))
 
 
-def test_source_nat_stands_whoever_is_master() -> None:
+def test_source_nat_is_set_whoever_is_master() -> None:
     assert 'oifname "eth1" ct mark and 0x07f00000 != 0 goto nat_steered' in text()
     assert "elements = { 0x00100000 : goto nat_1 }" in text(), "for pods of this node"
     assert "elements = { 0x08100000 : goto nat_1 }" in text(), "for those of others"
@@ -96,7 +96,7 @@ def test_connections_of_the_tunnel_are_marked_and_their_answers_sent_back() -> N
     assert f"{answer} meta mark set meta mark and 0xf00fffff or 0x07f00000" in text()
 
 
-def test_a_connection_with_another_address_is_told_and_dropped_before_it_gets_the_slots_mark() -> None:
+def test_a_connection_with_another_address_is_logged_and_dropped_before_it_gets_the_slots_mark() -> None:
     elsewhere = (
         "ct mark and 0x08000000 != 0 ct reply ip daddr != 172.16.0.7 fib daddr type != local goto stale"
     )

@@ -56,7 +56,7 @@ def test_a_list_comes_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     run_scenario(tmp_path, scenario)
 
 
-def test_a_watch_tells_what_comes_after_its_version(tmp_path: Path) -> None:
+def test_a_watch_yields_what_comes_after_its_version(tmp_path: Path) -> None:
     async def scenario(api: Api, server: LocalServer) -> None:
         pod(server, "before")
         page = await api.page(PODS, "spec.nodeName=w1")

@@ -62,7 +62,7 @@ def test_a_status_that_is_written_changes_nothing(tmp_path: Path) -> None:
     "fault",
     [{"status": 500}, {"status": 429, "retry_after": 1}, {"match": "egressgatewaypolicies", "status": 503}],
 )
-def test_errors_keep_what_is_known_and_are_told(tmp_path: Path, fault: dict[str, Any]) -> None:
+def test_errors_keep_what_is_known_and_are_problems(tmp_path: Path, fault: dict[str, Any]) -> None:
     async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         server.cluster.strike(**fault)
@@ -109,7 +109,7 @@ def test_history_that_is_lost_is_listed_anew(tmp_path: Path) -> None:
     run_scenario(tmp_path, scenario, policy)
 
 
-def test_a_trouble_that_is_over_is_not_told_any_more(tmp_path: Path) -> None:
+def test_a_trouble_that_is_over_is_not_reported_any_more(tmp_path: Path) -> None:
     """Also where nothing has changed meanwhile."""
 
     async def scenario(reader: Reader, server: LocalServer) -> None:
@@ -249,7 +249,7 @@ def test_what_was_known_outlives_the_process(tmp_path: Path) -> None:
         asyncio.run(reading(tmp_path, server, second))
 
 
-def test_a_pod_that_the_watch_has_not_told_of_is_asked_for_once(tmp_path: Path) -> None:
+def test_a_pod_that_the_watch_has_not_delivered_is_asked_for_once(tmp_path: Path) -> None:
     async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: True)
         server.cluster.strike(match="pods", deaf=True)
@@ -307,7 +307,7 @@ def test_a_pod_sees_a_policy_that_was_there_before_it(tmp_path: Path) -> None:
     run_scenario(tmp_path, scenario)
 
 
-def test_a_policy_that_the_watch_does_not_tell_of_holds_a_pod_back(tmp_path: Path) -> None:
+def test_a_pod_waits_for_a_policy_that_the_watch_does_not_deliver(tmp_path: Path) -> None:
     async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: True)
         server.cluster.strike(match="watch", deaf=True)
@@ -318,7 +318,7 @@ def test_a_policy_that_the_watch_does_not_tell_of_holds_a_pod_back(tmp_path: Pat
     run_scenario(tmp_path, scenario)
 
 
-def test_a_pod_of_a_namespace_that_nobody_knows_is_held_back(tmp_path: Path) -> None:
+def test_a_pod_of_an_unknown_namespace_waits(tmp_path: Path) -> None:
     async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: True)
         with pytest.raises(NotKnown, match="Namespace other yet"):

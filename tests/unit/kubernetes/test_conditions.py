@@ -90,7 +90,7 @@ def test_another_machine_with_the_address() -> None:
     assert message == f"02:00:00:00:00:01 on eth1 claims {first} too"
 
 
-def test_what_stands_there_is_not_written_again_and_keeps_its_time() -> None:
+def test_what_is_stored_is_not_written_again_and_keeps_its_time() -> None:
     view = seen()
     first = only(view, of("partner"))
     assert list(reports(view, [of("partner", status=first.status)], NOW + 100)) == []

@@ -29,7 +29,7 @@ def changed(after: str, before: str = "g2", at: float = NOW) -> Change:
     return Change(first, before, after, 9, at, 120, "g2 was not heard")
 
 
-def test_who_takes_over_tells_it_once() -> None:
+def test_the_new_master_reports_the_change_once() -> None:
     chronicle = EventSource(NOW - 5)
     assert chronicle.new_events(seen(changes=(changed("g1", at=NOW - 9),)), NOW) == []
     now = seen(changes=(changed("g1", at=NOW - 9), changed("g1")))
@@ -62,20 +62,20 @@ def test_a_clock_that_was_set_back_hides_no_change() -> None:
     assert chronicle.new_events(later, NOW) == []
 
 
-def test_others_do_not_tell_it() -> None:
+def test_others_do_not_report_it() -> None:
     chronicle = EventSource(NOW - 5)
     chronicle.new_events(seen("g2"), NOW)
     assert chronicle.new_events(seen("g2", changes=(changed("g1"),)), NOW) == []
 
 
-def test_who_lets_go_and_has_no_successor_tells_it() -> None:
+def test_a_master_without_a_successor_reports_its_release() -> None:
     chronicle = EventSource(NOW - 5)
     chronicle.new_events(seen("g2"), NOW)
     [record] = chronicle.new_events(seen("g2", changes=(changed("", "g2"),)), NOW)
     assert (record.warning, "g2 -> none" in record.message) == (True, True)
 
 
-def test_a_conflict_is_told_by_the_master_once() -> None:
+def test_a_conflict_is_reported_by_the_master_once() -> None:
     first = next(iter(virtual.IDS))
     conflict = Conflict(virtual.IDS[first], first, "02:00:00:00:00:01", "eth1", NOW)
     view = seen(conflicts=(conflict,))
@@ -91,7 +91,7 @@ def test_a_conflict_is_told_by_the_master_once() -> None:
     assert EventSource(NOW - 5).new_events(view, NOW) == []
 
 
-def test_becoming_unready_and_ready_again_is_told() -> None:
+def test_becoming_unready_and_ready_again_is_reported() -> None:
     good, bad = only(seen(), of("partner")), only(without_master(seen()), of("partner"))
     assert of_report(good, NOW) == []
     [lost] = of_report(replace(bad, before=good.status), NOW)
@@ -105,7 +105,7 @@ def test_becoming_unready_and_ready_again_is_told() -> None:
     assert of_report(replace(bad, before=bad.status), NOW) == []
 
 
-def test_a_node_that_was_away_does_not_tell_of_an_older_epoch() -> None:
+def test_a_node_that_was_away_does_not_report_an_older_epoch() -> None:
     """It reports the loss when it knows of no newer master, and the API takes it later."""
     view = seen("g2", changes=(changed("", "g2", at=NOW),))
     [lost] = EventSource(NOW - 5).new_events(view, NOW)

@@ -150,7 +150,7 @@ def test_an_object_that_has_become_wrong_keeps_its_last_good_state() -> None:
     assert picture.inventory([gateway()]).problems == ()
 
 
-def test_troubles_of_the_store_stand_beside_the_objects() -> None:
+def test_troubles_of_the_store_are_listed_beside_the_objects() -> None:
     trouble = Problem("Kubernetes API", "pods", "no answer")
     inventory = InventoryBuilder().inventory([policy(gateway="none")], [trouble])
     assert [problem.source for problem in inventory.problems] == [
@@ -178,7 +178,7 @@ def test_of_a_pod_that_the_store_does_not_know_the_labels_are_unknown() -> None:
         ({"a": "x"}, {"a": "x"}, []),
     ],
 )
-def test_what_the_watch_has_not_told_yet(
+def test_what_the_watch_has_not_delivered_yet(
     known: dict[str, str], listed: dict[str, str], late: list[str]
 ) -> None:
     def items(versions: dict[str, str]) -> list[Any]:

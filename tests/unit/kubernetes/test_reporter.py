@@ -178,7 +178,9 @@ def test_voters_that_cannot_be_written_keep_nothing_else_back(tmp_path: Path) ->
     run_scenario(tmp_path, scenario, reported)
 
 
-def test_a_policy_that_selects_nothing_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_policy_that_selects_nothing_is_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(empty_policies, "SETTLE_S", 0.05)
 
     async def scenario(reader: Reader, server: LocalServer) -> None:

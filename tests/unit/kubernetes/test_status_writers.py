@@ -80,9 +80,7 @@ def run(nodes: list[Node], seconds: int, since: float = NOW) -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize(("right", "wrong"), [(seen(), without_master(seen())), (status(8), status(7))])
-def test_one_status_stands_and_the_writes_settle(
-    right: NodeSnapshot, wrong: NodeSnapshot, first: int
-) -> None:
+def test_one_status_stays_and_the_writes_settle(right: NodeSnapshot, wrong: NodeSnapshot, first: int) -> None:
     api = Api()
     nodes = [Node("right", right, api), Node("wrong", wrong, api)]
     ordered = nodes if first == 0 else nodes[::-1]
@@ -98,7 +96,7 @@ def test_one_status_stands_and_the_writes_settle(
     assert sum(at > NOW + DAY / 2 for at, _ in api.writes) <= 2
 
 
-def test_news_is_written_at_once_by_a_node_that_nobody_contradicts() -> None:
+def test_news_is_written_at_once_by_a_node_that_no_other_contradicts() -> None:
     api = Api()
     node = Node("g1", seen(), api)
     for change in range(50):
@@ -165,7 +163,7 @@ def test_a_definition_without_a_field_costs_no_write_each_second(field: str) -> 
     assert len(api.writes) == 1
 
 
-def test_what_was_written_counts_until_the_watch_tells_more() -> None:
+def test_what_was_written_counts_until_the_watch_delivers_more() -> None:
     api = Api()
     node = Node("g1", seen(), api)
     run([node], 1)
@@ -186,7 +184,7 @@ def test_what_was_written_counts_until_the_watch_tells_more() -> None:
         {"egressIPs": 7}, {"egressIPs": ["a", {"epoch": "x"}, {"epoch": None}]}, {"observedGeneration": "9"},
     ],
 )  # fmt: skip
-def test_a_status_that_nobody_expects_is_replaced(found: Any) -> None:
+def test_an_unexpected_status_is_replaced(found: Any) -> None:
     api = Api()
     api.item["status"] = found
     run([Node("g1", seen(), api)], 60)

@@ -28,7 +28,7 @@ def test_other_traffic_counts_as_speaking_too() -> None:
     assert frames.speaker(question) == ("0.0.0.0", "arp")
 
 
-def test_what_is_neither_ipv4_nor_arp_speaks_for_nobody() -> None:
+def test_what_is_neither_ipv4_nor_arp_claims_no_address() -> None:
     assert frames.speaker(b"") is None
     assert frames.speaker(bytes(60)) is None
     assert frames.speaker(frames.claim(MAC, ADDRESS)[:30]) is None

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.lab.overlap import (
-    PACE,
-    RETURN,
+    INTERVAL_MS,
+    SHORT_SILENCE_MS,
     Frame,
     Overlap,
     Takeover,
@@ -43,20 +43,20 @@ def test_a_single_change_overlaps_from_the_new_ones_first_to_the_old_ones_last_f
 
 
 def test_one_common_instant_is_an_overlap() -> None:
-    assert longest_overlap(overlaps(row("g1", 0, 100) + row("g2", 100, 200))) == PACE
+    assert longest_overlap(overlaps(row("g1", 0, 100) + row("g2", 100, 200))) == INTERVAL_MS
 
 
 def test_a_lone_frame_of_another_is_an_overlap() -> None:
     frames = [*row("g1", 0, 100), Frame(50_200_000, "g2", ADDRESS, "claim")]
-    assert overlaps(frames) == [Overlap(ADDRESS, "g1", "g2", PACE, 50_200_000)]
+    assert overlaps(frames) == [Overlap(ADDRESS, "g1", "g2", INTERVAL_MS, 50_200_000)]
 
 
 def test_a_late_frame_of_the_old_owner_is_an_overlap() -> None:
     frames = row("g1", 0, 100) + row("g2", 300, 600) + [Frame(400_200_000, "g1", ADDRESS)]
-    assert overlaps(frames) == [Overlap(ADDRESS, "g2", "g1", PACE, 400_200_000)]
+    assert overlaps(frames) == [Overlap(ADDRESS, "g2", "g1", INTERVAL_MS, 400_200_000)]
 
 
-@pytest.mark.parametrize(("pause", "expected"), [(RETURN - 1, 1), (RETURN, 0), (300, 0)])
+@pytest.mark.parametrize(("pause", "expected"), [(SHORT_SILENCE_MS - 1, 1), (SHORT_SILENCE_MS, 0), (300, 0)])
 def test_who_comes_back_later_than_any_master_could_sooner_was_not_there_meanwhile(
     pause: float, expected: int
 ) -> None:

@@ -44,7 +44,7 @@ def ipv4(protocol: int, payload: bytes, options: bytes = b"") -> bytes:
     return header + bytes([172, 16, 0, 7, 203, 0, 113, 10]) + options + payload
 
 
-def test_parse_tells_source_and_ports() -> None:
+def test_parse_returns_source_and_ports() -> None:
     ports = struct.pack("!HH", 1234, 9000)
     expected = Packet(5, "172.16.0.7", socket.IPPROTO_UDP, 1234, 9000)
     assert parse(ipv4(socket.IPPROTO_UDP, ports), 5) == expected

@@ -241,9 +241,9 @@ class Network:
     def heal(self) -> None:
         self.blocked.clear()
 
-    def claim(self, heard_by: str, address: str) -> None:
+    def claim(self, receiver: str, address: str) -> None:
         """Let a machine that is no node claim the address toward a node."""
-        machine = self.machines[heard_by]
+        machine = self.machines[receiver]
         if machine.daemon is not None:
             self._carry_out(machine, machine.daemon.claimed(address, MAC, "eth1", machine.clock(self.now)))
 

@@ -28,7 +28,7 @@ def test_a_crashed_master_is_replaced_when_its_lease_has_ended(seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_with_a_lease_of_little_more_than_three_heartbeats_nobody_waits_for_his_own_heartbeat(
+def test_with_a_lease_of_little_more_than_three_heartbeats_no_node_waits_for_its_own_heartbeat(
     seed: int,
 ) -> None:
     """A candidate finds the master missing after three heartbeats, which are his own only by chance."""
@@ -134,7 +134,7 @@ def test_a_node_that_is_behind_takes_nothing_over_and_keeps_what_it_has() -> Non
     network.run_until(lambda: network.holders(network.ids[0]) == [first], SECOND)
 
 
-def test_a_node_that_has_just_come_back_stands_behind_the_others() -> None:
+def test_a_node_that_has_just_come_back_ranks_behind_the_others() -> None:
     network = cluster()
     old = master(network)
     network.crash(old)
@@ -147,7 +147,7 @@ def test_a_node_that_has_just_come_back_stands_behind_the_others() -> None:
     assert master(network) not in (old, successor)
 
 
-def test_a_node_that_has_just_come_back_serves_where_nobody_else_can() -> None:
+def test_a_node_that_has_just_come_back_serves_what_no_other_can() -> None:
     network = cluster(egress=2, workers=2)
     old = master(network)
     network.set_ready(old, network.ids[0], False)

@@ -164,7 +164,7 @@ def test_a_voter_that_was_full_takes_new_ids_when_the_old_ones_are_forgotten() -
     assert voter.vote("g1", 1, (Claim("one more", 1),), SECOND, SECOND, 2 * FORGET_NS).granted
 
 
-def test_an_epoch_that_is_forgotten_is_out_of_reach_of_nobody() -> None:
+def test_an_epoch_that_is_forgotten_is_out_of_reach_of_no_node() -> None:
     limit = EpochLimit()
     assert not limit.refused({"a": 7}, {}, 0)
     limit.forget(())

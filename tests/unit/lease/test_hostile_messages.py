@@ -94,7 +94,7 @@ def test_every_node_learns_what_the_others_go_by_in_the_end() -> None:
     assert daemon.ownership.master_table.highest(identity) > 2 * limits.EPOCH_STEP
 
 
-def test_grants_that_nobody_asked_for_end_no_daemon() -> None:
+def test_unrequested_grants_end_no_daemon() -> None:
     network = settled()
     for target in ("g1", "g2", "g3"):
         daemon = network.machines[target].daemon

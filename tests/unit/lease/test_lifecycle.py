@@ -39,7 +39,7 @@ def test_a_stopping_node_hands_over_and_is_finished() -> None:
     assert machine.daemon.finished(machine.clock(network.now))
 
 
-def test_a_stopping_node_that_nobody_replaces_does_not_wait_for_ever() -> None:
+def test_a_stopping_node_that_no_other_replaces_does_not_wait_for_ever() -> None:
     network = cluster(egress=1, workers=2)
     machine = network.machines["g1"]
     stop(network, "g1")

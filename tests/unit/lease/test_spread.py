@@ -102,7 +102,9 @@ def settled_long_ago() -> Network:
 
 
 @pytest.mark.parametrize("seed", seeds(4, 12))
-def test_survivors_that_do_not_hear_each_other_for_a_moment_share_what_is_homeless(seed: int) -> None:
+def test_survivors_that_do_not_receive_from_each_other_for_a_moment_share_what_is_masterless(
+    seed: int,
+) -> None:
     """On a busy machine a survivor is suspect to the other in the moment of the loss, which takes everything."""
     network = copy.deepcopy(settled_long_ago())
     network.random.seed(seed)

@@ -40,7 +40,7 @@ def test_it_is_written_in_place(path: Path) -> None:
     assert path.stat().st_ino == before
 
 
-def test_a_file_that_somebody_has_removed_or_put_another_in_place_of_is_made_anew(path: Path) -> None:
+def test_a_file_that_was_removed_or_replaced_is_created_again(path: Path) -> None:
     file = VoterStateFile(path)
     file.store(MEMORY)
     path.unlink()

@@ -98,7 +98,7 @@ def test_the_list_of_problems_has_an_end() -> None:
     assert report.problems[-1].message == "has more problems than are listed"
 
 
-def test_words_for_people() -> None:
+def test_type_names_for_people() -> None:
     values: tuple[object, ...] = (None, 1, "", {}, [], False)
     assert [kind_of(value) for value in values] == [
         "empty", "a number", "a text", "a mapping", "a list", "a boolean",

@@ -43,7 +43,7 @@ def test_the_wait_ends_when_the_agent_is_ready() -> None:
         assert 2 * services.POLL_S <= services.wait_ready(address, 30) < 30
 
 
-def test_the_reason_of_an_agent_that_is_not_ready_is_told() -> None:
+def test_the_reason_of_an_agent_that_is_not_ready_is_shown() -> None:
     with agent((503, "the plugin is not used")) as address, pytest.raises(Failed) as failed:
         services.wait_ready(address, 0.1)
     assert str(failed.value) == "the agent is not ready after 0.1 s: the plugin is not used"

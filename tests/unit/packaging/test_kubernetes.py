@@ -82,7 +82,7 @@ def test_the_configuration_is_one_that_the_agent_takes() -> None:
 
 
 @pytest.mark.parametrize("directory", ["", "uninstall"])
-def test_nobody_is_privileged(directory: str) -> None:
+def test_no_container_is_privileged(directory: str) -> None:
     for container in (*pod(directory)["initContainers"], *pod(directory)["containers"]):
         context = container["securityContext"]
         assert not context.get("privileged")

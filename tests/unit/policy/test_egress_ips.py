@@ -96,7 +96,7 @@ def test_an_address_of_two_gateways_stays_with_the_older_one() -> None:
         ("fec0::1", "site-local"),
     ],
 )
-def test_an_address_that_nobody_may_take(address: str, message: str) -> None:
+def test_an_address_that_no_node_may_take(address: str, message: str) -> None:
     found, problems = planned(gateway("partner", address))
     assert found["partner", address].eligible == ()
     [problem] = problems

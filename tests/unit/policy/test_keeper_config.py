@@ -70,6 +70,6 @@ def test_only_who_may_serve_says_what_it_would_show() -> None:
     assert spec("w1", {}).shown == ""
 
 
-def test_only_a_tunnel_that_stands_is_turned() -> None:
+def test_only_an_existing_tunnel_is_turned() -> None:
     assert spec("w1", {}).device == ""
     assert spec("w1", {}, (EGRESS.device,)).device == EGRESS.device

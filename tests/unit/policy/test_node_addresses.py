@@ -99,6 +99,6 @@ def test_a_new_node_does_not_take_an_address_that_is_in_service(listed: tuple[st
     assert "node a-new-one reports 172.16.0.50, which is a virtual address in service" in str(problem)
 
 
-def test_what_nobody_serves_is_left_as_it_is() -> None:
+def test_what_no_node_serves_is_left_as_it_is() -> None:
     of = inventory(policy("a"))
     assert own_only(of, {}, in_force("g1")) is of

@@ -79,7 +79,7 @@ def test_thousand_prefixes_in_every_set() -> None:
     )
 
 
-def test_sets_in_use_stay_until_no_tag_stands_for_them() -> None:
+def test_sets_in_use_stay_until_no_tag_means_them() -> None:
     before = build(inventory(policy("a"), policy("b"))).plan
     after = build(inventory(policy("b")), previous=before).plan
     a = next(s for s in before.policy_sets if s.policies == ("a",))

@@ -146,7 +146,7 @@ def test_nodes_with_ipv6_addresses_alone() -> None:
     assert egress(planned.plan).eligible == ("g1", "g2")
 
 
-def test_ipv4_pods_whose_answers_the_kernel_would_drop_are_told() -> None:
+def test_ipv4_pods_whose_answers_the_kernel_would_drop_are_a_problem() -> None:
     six = tuple(
         dataclasses.replace(node, addresses=(f"fd00::{place}",)) for place, node in enumerate(NODES, 7)
     )

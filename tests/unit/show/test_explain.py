@@ -148,7 +148,7 @@ def test_explain_a_container_that_runs_beside_the_chain() -> None:
     assert "it uses the node's network" in steps(answer)["path"][1]
 
 
-def test_explain_a_pod_whose_labels_nobody_knows() -> None:
+def test_explain_a_pod_with_unknown_labels() -> None:
     seen = view()
     nameless = dataclasses.replace(
         seen.attachments[0], container_id="c9", name="nameless", labels=None, group=0

@@ -32,7 +32,7 @@ def test_a_node_whose_key_does_not_fit_comes_first() -> None:
     assert next_step("g1", own(OLD, peers=(received("g2", OLD), odd))).startswith("w1 sign with a key")
 
 
-def test_nodes_that_were_never_heard_are_shown() -> None:
+def test_nodes_that_never_sent_are_shown() -> None:
     answer = shown("g1", {"g2": "10.0.0.2", "w1": "10.0.0.3"}, own(OLD, peers=(received("g2", OLD),)))
     assert [(peer["node"], peer["signs"], peer["lastHeardMs"]) for peer in answer["peers"]] == [
         ("g2", OLD, 5),

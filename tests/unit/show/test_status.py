@@ -166,7 +166,7 @@ def test_pods() -> None:
     assert rows[0]["namespace"] == "prod"
 
 
-def test_pod_whose_tag_stands_for_nothing_is_dropped() -> None:
+def test_pod_whose_tag_means_no_set_is_dropped() -> None:
     seen = view()
     blocked = dataclasses.replace(seen.attachments[0], group=ids.GROUP_BLOCKED)
     seen = dataclasses.replace(seen, attachments=(blocked,))

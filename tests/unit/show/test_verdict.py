@@ -124,7 +124,7 @@ def test_the_worst_comes_first() -> None:
 
 
 @pytest.mark.parametrize("cause", [Fault.KERNEL, Fault.PLUGIN])
-def test_a_reason_that_has_its_own_finding_is_not_told_twice(cause: Fault) -> None:
+def test_a_reason_that_has_its_own_finding_is_not_listed_twice(cause: Fault) -> None:
     seen = replace(with_problem(cause), unready="the plugin is not used: source: is wrong")
     assert [finding.fault for finding in findings(seen)] == [cause]
 

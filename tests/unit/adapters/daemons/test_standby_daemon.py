@@ -260,7 +260,7 @@ def test_one_that_stays_and_serves_ends_with_a_sigterm_when_all_is_handed_over(r
 
 
 @pytest.mark.parametrize("listens", [True, False], ids=["it listens then", "it does not"])
-def test_somebody_else_was_quicker_to_hold_the_directory(run_dir: Path, listens: bool) -> None:
+def test_another_daemon_was_quicker_to_lock_the_directory(run_dir: Path, listens: bool) -> None:
     async def whole() -> None:
         connecting = asyncio.create_task(LeaseDaemonClient(run_dir)._connect())
         while not processes(run_dir):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway_agent.adapters.probes.icmp_probe import echo_request, is_echo_reply
 
-WORD = st.integers(0, 0xFFFF)
+UNIT_16_BITS = st.integers(0, 0xFFFF)
 IP_HEADER = b"\x45" + bytes(19)
 
 
@@ -18,13 +18,13 @@ def reply(identifier: int, sequence: int) -> bytes:
     return IP_HEADER + b"\0" + echo_request(identifier, sequence)[1:]
 
 
-@given(WORD, WORD)
-def test_the_checksum_makes_the_sum_of_all_words_all_ones(identifier: int, sequence: int) -> None:
+@given(UNIT_16_BITS, UNIT_16_BITS)
+def test_the_checksum_makes_the_sum_of_all_16_bit_units_all_ones(identifier: int, sequence: int) -> None:
     total = sum(struct.unpack("!4H", echo_request(identifier, sequence)))
     assert (total & 0xFFFF) + (total >> 16) == 0xFFFF
 
 
-@given(WORD, WORD)
+@given(UNIT_16_BITS, UNIT_16_BITS)
 def test_only_the_answer_to_this_request_counts(identifier: int, sequence: int) -> None:
     assert is_echo_reply(reply(identifier, sequence), identifier, sequence)
     assert not is_echo_reply(reply(identifier, sequence ^ 1), identifier, sequence)

@@ -44,7 +44,7 @@ def test_answers_each_connection_once_and_leaves_no_socket(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_request_beyond_the_limit_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_request_beyond_the_limit_is_refused_with_a_reason(tmp_path: Path) -> None:
     async def scenario() -> tuple[bytes, bytes]:
         server = RequestServer(tmp_path / "agent.sock", _echo)
         await server.start()
@@ -74,7 +74,9 @@ def test_a_request_on_which_the_agent_fails_is_answered(tmp_path: Path) -> None:
     assert json.loads(answer.removeprefix(contract.ERROR))["msg"] == "the agent failed: RecursionError: deep"
 
 
-def test_slow_clients_are_told_so_and_hold_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_clients_get_an_error_and_delay_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(contract, "DEADLINE_S", 0.3)
 
     async def scenario() -> tuple[bytes, list[bytes]]:

@@ -199,7 +199,7 @@ def test_a_query_is_ignored() -> None:
     assert during(lambda port: ask(port, "/healthz?verbose=1")).status == 200
 
 
-def test_a_loop_that_hangs_is_told_and_does_not_stop_the_server() -> None:
+def test_a_loop_that_hangs_is_reported_and_does_not_stop_the_server() -> None:
     port = free_port()
 
     async def scenario() -> list[Reply]:
@@ -233,7 +233,7 @@ def test_a_question_that_fails_is_an_answer_and_health_does_not_ask_it(
     assert "a bug of ours" in caplog.text
 
 
-def test_a_port_in_use_is_told_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_port_in_use_is_a_problem_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         with socket.create_server((HOST, 0)) as other:
             port = int(other.getsockname()[1])
@@ -252,7 +252,7 @@ def test_a_port_in_use_is_told_and_tried_again(caplog: pytest.LogCaptureFixture)
     assert caplog.text.count("Address already in use") == 1
 
 
-def test_an_address_that_the_node_does_not_have_is_told() -> None:
+def test_an_address_that_the_node_does_not_have_is_a_problem() -> None:
     async def scenario() -> str:
         server = MetricsServer(("203.0.113.9", 9479), lambda: SEEN)
         task = asyncio.create_task(server.run())

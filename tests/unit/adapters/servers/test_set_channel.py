@@ -126,7 +126,7 @@ def test_others_are_cut_off(me: str, node: str, source: str) -> None:
     run(scenario)
 
 
-def test_a_node_with_another_key_is_cut_off_and_told_what_it_may_be() -> None:
+def test_a_node_with_another_key_is_cut_off_and_gets_possible_reasons() -> None:
     async def scenario(served: Served) -> None:
         with pytest.raises(Refused, match="another key"):
             await served.ask(ring=OTHER)

@@ -197,7 +197,7 @@ def test_a_directory_that_was_edited_by_hand_stays_and_is_a_problem() -> None:
     run(scenario)
 
 
-def test_a_disk_that_is_full_is_told_and_takes_the_set_when_there_is_room() -> None:
+def test_a_disk_that_is_full_is_a_problem_and_takes_the_set_when_there_is_room() -> None:
     async def scenario(group: Group) -> None:
         group.disks["w2"].full = True
         state = await group.push("w1", {"a.yaml": "new"})
@@ -269,7 +269,7 @@ def test_a_question_that_cannot_be_meant_is_refused(question: dict[str, Any], me
     run(scenario)
 
 
-def test_files_beyond_the_bounds_are_sent_to_nobody() -> None:
+def test_files_beyond_the_bounds_are_sent_to_no_node() -> None:
     async def scenario(group: Group) -> None:
         state = await group.push("w1", {"a.yaml": "x" * sets.MAX_SET_BYTES})
         assert "more than 2 MiB" in state["failure"]

@@ -28,13 +28,13 @@ def plan(isolated: bool) -> Plan:
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_a_new_keeper_that_hears_nobody_changes_nothing_for_a_lease(before: bool) -> None:
+def test_a_new_keeper_that_receives_from_no_node_changes_nothing_for_a_lease(before: bool) -> None:
     assert isolated(keeper(isolated=True), plan(before), LEASE / 2, LEASE) is before
     assert isolated(keeper(isolated=True), plan(before), LEASE + 0.01, LEASE)
 
 
 @pytest.mark.parametrize("listened", [0.0, LEASE, 10.0])
-def test_a_keeper_that_hears_a_majority_is_believed_at_once(listened: float) -> None:
+def test_a_keeper_that_receives_from_a_majority_is_believed_at_once(listened: float) -> None:
     assert not isolated(keeper(isolated=False), plan(isolated=True), listened, LEASE)
 
 

@@ -182,7 +182,7 @@ def test_a_pod_whose_next_container_starts_beside_the_plugin_is_found(tmp_path: 
     on_a_node(tmp_path, check)
 
 
-def test_a_pod_counts_as_held_only_if_the_guard_stood_long_before_it_was_seen(tmp_path: Path) -> None:
+def test_a_pod_counts_as_held_only_if_the_guard_was_set_long_before_it_was_seen(tmp_path: Path) -> None:
     def check(here: Node) -> None:
         here.kernel.veths = {ONE.addresses[0]: "cali1", TWO.addresses[0]: "cali2"}
         here.follow(Inventory(running=(ONE,)))

@@ -26,7 +26,7 @@ def test_a_pod_with_unknown_labels_may_be_selected() -> None:
     assert uncertain([LABELLED, ALL], seen, WEB) == ()
 
 
-def test_a_tag_is_kept_by_what_it_stands_for() -> None:
+def test_a_tag_is_kept_by_its_policy_set() -> None:
     before = build(inventory(policy("a"), policy("b"))).plan
     after = build(inventory(policy("b"), policy("c")), previous=before).plan
     of_a, of_b = (ids.GROUP_BASE + sets(before)[(name,)] for name in "ab")

@@ -37,7 +37,7 @@ async def call(world: World, command: str, **changes: Any) -> dict[str, Any]:
     return {} if answer == contract.OK else json.loads(answer[len(contract.ERROR) :])
 
 
-def test_an_added_pod_is_as_it_was_made_until_somebody_changes_its_tag(tmp_path: Path) -> None:
+def test_an_added_pod_is_as_it_was_made_until_another_program_changes_its_tag(tmp_path: Path) -> None:
     async def steps(world: World) -> None:
         assert await call(world, "ADD", labels=["a"]) == {}
         assert await call(world, "CHECK", labels=["a"]) == {}

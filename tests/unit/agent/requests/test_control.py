@@ -120,7 +120,7 @@ def test_a_handover_to_the_master_itself_moves_nothing(tmp_path: Path) -> None:
     answers(tmp_path, scenario)
 
 
-def test_a_handover_that_nobody_takes_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handover_that_no_node_takes_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_client.LeaseClient._until, "__defaults__", (0.01,))
 
     async def scenario(_: World, __: FakeDaemon, ask: Ask) -> None:

@@ -102,7 +102,7 @@ def test_a_node_whose_firewall_drops_what_it_forwards_is_not_ready(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("only_asked")
-def test_a_closed_node_is_not_ready_from_the_first_word_on(tmp_path: Path) -> None:
+def test_a_closed_node_is_not_ready_from_the_first_configuration_on(tmp_path: Path) -> None:
     async def scenario() -> None:
         daemon, probe = FakeDaemon(), FakePathProbe(dropped=CLOSED)
         world = egress_node(tmp_path, daemon, probe, "partner")
@@ -141,7 +141,7 @@ def test_a_node_that_loses_probes_is_not_ready_also_if_the_kernel_takes_no_trace
 
 
 @pytest.mark.usefixtures("only_asked")
-def test_an_open_node_is_ready_with_the_first_word_and_a_new_gateway_waits_for_no_turn(
+def test_an_open_node_is_ready_with_the_first_configuration_and_a_new_gateway_waits_for_no_turn(
     tmp_path: Path,
 ) -> None:
     async def scenario() -> None:

@@ -45,7 +45,7 @@ def test_an_empty_map_has_no_elements() -> None:
 
 
 @given(st.text(max_size=20))
-def test_only_one_quoted_word_is_an_interface(name: str) -> None:
+def test_only_one_quoted_name_is_an_interface(name: str) -> None:
     quoted = interface(name)
     assert quoted in ("", f'"{name}"')
     if quoted:

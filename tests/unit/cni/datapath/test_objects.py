@@ -109,7 +109,7 @@ def test_a_node_outside_the_inventory_has_rules_but_no_tunnels() -> None:
     assert len(state.rules) == 3
 
 
-def test_without_egress_ips_nothing_stands() -> None:
+def test_without_egress_ips_there_are_no_objects() -> None:
     assert list(node_state(plan(egress_ips=(), policy_sets=()))) == []
 
 
@@ -216,7 +216,7 @@ def test_only_devices_that_carry_ipv6_have_it_and_they_are_silent() -> None:
     assert of_device == [f"net.ipv6.conf.{EGRESS6.device}.{name}" for name in names], "made in this order"
 
 
-def test_for_ipv4_alone_nothing_of_ipv6_stands_but_what_keeps_it_out() -> None:
+def test_for_ipv4_alone_nothing_of_ipv6_exists_but_what_keeps_it_out() -> None:
     state = node_state(plan())
     assert not any(":" in item.address for item in state.neighbours)
     assert {route.kind for route in state.routes if route.family == 6} == {"unreachable"}

@@ -16,5 +16,5 @@ def test_a_known_error_number_has_a_hint(code: int) -> None:
     assert error.message.startswith("device egw-1: ")
 
 
-def test_another_error_number_has_the_kernels_words_only() -> None:
+def test_another_error_number_has_the_kernels_text_only() -> None:
     assert str(refused("device egw-1", errno.EEXIST)) == "device egw-1: File exists"

@@ -14,7 +14,7 @@ tables = st.lists(st.tuples(cells, cells, cells, cells), max_size=5)
 
 
 @given(tables, st.integers(1, 200), st.permutations(HEADINGS[1:]))
-def test_no_word_is_cut_and_the_width_is_kept_if_it_can_be(
+def test_no_name_is_cut_and_the_width_is_kept_if_it_can_be(
     rows: list[tuple[str, ...]], width: int, spare: list[str]
 ) -> None:
     shown, widths = fitted(HEADINGS, rows, width, spare)

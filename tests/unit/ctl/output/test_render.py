@@ -108,7 +108,7 @@ def test_drain_of_a_node_that_is_master_of_nothing(agent: Agent, capsys: pytest.
 
 
 @pytest.mark.parametrize("output", ["text", "json"])
-def test_what_nobody_has_taken_over_is_a_failure(
+def test_what_no_node_has_taken_over_is_a_failure(
     agent: Agent, capsys: pytest.CaptureFixture[str], output: str
 ) -> None:
     agent.answers["drain"] = {**DRAINED, "moved": [{**MOVED, "master": ""}], "left": [BASIC]}

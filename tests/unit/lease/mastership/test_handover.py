@@ -87,7 +87,7 @@ def test_a_master_waits_for_a_worker_that_is_late(late_ms: int) -> None:
 
 
 @pytest.mark.parametrize("attended", [True, False])
-def test_a_keeper_that_is_told_to_end_hands_over_by_itself(attended: bool) -> None:
+def test_a_keeper_with_a_sigterm_hands_over_by_itself(attended: bool) -> None:
     """A SIGTERM reaches daemon and agent at once, or the agent is dead: none of that counts."""
     network = cluster(workers=2)
     old = master(network)
@@ -103,7 +103,7 @@ def test_a_keeper_that_is_told_to_end_hands_over_by_itself(attended: bool) -> No
     assert change.reason == f"released by {old}: stopping"
 
 
-def test_packets_are_not_held_for_ever_where_nobody_takes_over() -> None:
+def test_packets_are_not_queued_for_ever_if_no_node_takes_over() -> None:
     network = cluster(workers=2)
     old = master(network)
     for name in ("g1", "g2", "g3"):
@@ -141,7 +141,7 @@ def irreplaceable(network: Network) -> str:
     return old
 
 
-def test_what_nobody_can_take_stays_until_somebody_can() -> None:
+def test_what_no_node_can_take_stays_until_one_can() -> None:
     network = cluster()
     old = irreplaceable(network)
     network.drain(old)
@@ -155,7 +155,7 @@ def test_what_nobody_can_take_stays_until_somebody_can() -> None:
     assert (change.silent_ms, change.reason) == (0, f"released by {old}: drained")
 
 
-def test_a_node_that_stops_waits_a_second_for_somebody_who_can() -> None:
+def test_a_node_that_stops_waits_a_second_for_a_node_that_can() -> None:
     network = cluster()
     old = irreplaceable(network)
     network.machines[old].stopping = True

@@ -45,7 +45,7 @@ def test_the_highest_epoch_is_followed(node: str, epoch: int, at: int, master: s
     )
 
 
-def test_a_master_that_nobody_hears_is_given_up_after_the_hold() -> None:
+def test_a_silent_master_is_given_up_after_the_hold() -> None:
     followings = following("a", 5)
     assert followings.next_silence(HOLD) == HOLD
     assert followings.silence(HOLD, HOLD - 1) == []
@@ -80,7 +80,7 @@ def test_a_master_that_no_longer_says_so_has_given_up() -> None:
     assert followings.of(ONE).master == "a"
 
 
-def test_a_master_below_the_epoch_that_is_known_is_to_be_told() -> None:
+def test_a_master_below_the_epoch_that_is_known_must_learn_it() -> None:
     followings = following("a", 5)
     assert followings.outranked("b", [announcement(4)])
     assert followings.outranked("b", [announcement(5)]), "who has forgotten may come to the same epoch"

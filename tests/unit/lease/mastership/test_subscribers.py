@@ -19,7 +19,7 @@ def silence(network: Network) -> tuple[int, bool]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_lease_that_was_lost_is_told_with_its_silence_though_the_release_came_before_the_takeover(
+def test_a_lease_that_was_lost_is_announced_with_its_silence_though_the_release_came_before_the_takeover(
     seed: int,
 ) -> None:
     """The master is cut off until its lease has ended, and then says itself that it has."""
@@ -37,7 +37,7 @@ def test_a_lease_that_was_lost_is_told_with_its_silence_though_the_release_came_
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_lease_that_was_lost_by_a_node_that_is_heard_is_told_with_its_silence(seed: int) -> None:
+def test_a_lease_that_was_lost_by_a_live_node_is_announced_with_its_silence(seed: int) -> None:
     """The master receives nothing any more, packets of pods neither; all that it sends arrives, its release too."""
     network = cluster(seed=seed)
     old, cut_at = master(network), network.now
@@ -50,7 +50,7 @@ def test_a_lease_that_was_lost_by_a_node_that_is_heard_is_told_with_its_silence(
     assert actual - 10 <= silent <= actual + HEARTBEAT // MILLISECOND + 10
 
 
-def test_a_master_that_is_its_own_successor_is_told_with_its_silence() -> None:
+def test_a_master_that_is_its_own_successor_is_announced_with_its_silence() -> None:
     """No other node can serve: the outside has heard nothing all the same."""
     network = cluster()
     old = master(network)
@@ -68,7 +68,7 @@ def test_a_master_that_is_its_own_successor_is_told_with_its_silence() -> None:
     assert actual - 10 <= silent <= actual + HEARTBEAT // MILLISECOND + 10
 
 
-def test_a_planned_handover_is_told_as_one() -> None:
+def test_a_planned_handover_is_announced_as_one() -> None:
     network = cluster()
     old = master(network)
     network.drain(old)
@@ -76,7 +76,7 @@ def test_a_planned_handover_is_told_as_one() -> None:
     assert silence(network) == (0, True)
 
 
-def test_subscribers_are_told_at_once_again_and_not_for_ever() -> None:
+def test_subscribers_are_informed_at_once_again_and_not_for_ever() -> None:
     subscribers = Subscribers()
     subscribers.add("w1", 0)
     subscribers.push(0)

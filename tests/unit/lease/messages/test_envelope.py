@@ -18,7 +18,7 @@ def test_a_body_that_is_encoded_once_is_read_as_any_other() -> None:
 
 
 @pytest.mark.parametrize("version", [PROTOCOL + 1, 65535])
-def test_the_version_of_a_body_that_nobody_can_read_is_found(version: int) -> None:
+def test_the_version_of_an_unreadable_body_is_found(version: int) -> None:
     message = msgspec.msgpack.encode([*FIELDS, ["of a later version"], 0, version])
     with pytest.raises(msgspec.ValidationError):
         DECODER.decode(message)

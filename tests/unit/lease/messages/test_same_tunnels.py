@@ -43,7 +43,7 @@ def test_of_many_egress_ips_each_is_compared() -> None:
     assert len(list(g1.problems("g1"))) == len(list(g2.problems("g2"))) == 1
 
 
-def test_a_difference_between_tunnels_ends_when_they_agree_or_it_is_told_no_more() -> None:
+def test_a_difference_between_tunnels_ends_when_they_agree_or_it_is_sent_no_more() -> None:
     for end in ("agrees here", "agrees there", "gone here", "gone there", "node gone", "silent"):
         g1, g2 = both((spec(),), (spec(vni=200),))
         exchange(g1, g2, 0)

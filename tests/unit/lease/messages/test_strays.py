@@ -56,7 +56,7 @@ def test_an_egress_node_looks_for_all_and_a_worker_for_egress_nodes() -> None:
     assert Here("g1").asked(CANDIDATE_TTL_NS - 1) == []
 
 
-def test_who_is_heard_is_not_looked_for() -> None:
+def test_a_node_that_sends_is_not_searched() -> None:
     here = Here()
     for name in ("g2", "w1"):
         here.contact.on_message(name, LATER - 1)
@@ -83,7 +83,7 @@ def test_of_many_each_has_its_turn() -> None:
     assert len({address for each in asked for address in each}) == 3 * MAX_ASKED + 1
 
 
-def test_another_port_is_named_with_both_values_until_the_node_is_heard() -> None:
+def test_another_port_is_named_with_both_values_until_a_message_of_the_node_comes() -> None:
     here = Here()
     here.asked(LATER)
     before = here.strays.revision
@@ -121,7 +121,7 @@ def test_what_is_found_no_more_is_forgotten() -> None:
 @pytest.mark.parametrize(
     "datagram", [sent_by("g2", OTHER), sent_by("g2")[:-1], b"", b"x" * 200, sent_by("g9")]
 )
-def test_nobody_is_named_by_what_is_not_authentic_or_of_no_known_node(datagram: bytes) -> None:
+def test_no_node_is_named_by_what_is_not_authentic_or_of_no_known_node(datagram: bytes) -> None:
     here = Here()
     here.asked(LATER)
     here.strays.arrived(datagram, "10.0.0.2", 7950, LATER)
@@ -142,7 +142,7 @@ def meet(one: Endpoint, other: Endpoint, now: int) -> list[bytes]:
     return sent
 
 
-def test_nobody_is_named_by_what_was_recorded_before() -> None:
+def test_no_node_is_named_by_what_was_recorded_before() -> None:
     """A recorded datagram can be sent to any port: it must be newer than all that was received of its sender."""
     here, others = Here(), {"g1": "10.0.0.1", "w1": "10.0.0.3"}
     there, third = Endpoint("g2", 7, KEY, others), Endpoint("w1", 8, KEY, {"g2": "10.0.0.2"})
@@ -170,7 +170,7 @@ def test_nobody_is_named_by_what_was_recorded_before() -> None:
         assert here.problems() == []
 
 
-def test_who_is_heard_is_not_named() -> None:
+def test_a_node_that_sends_is_not_named() -> None:
     here = Here()
     here.contact.on_message("g2", LATER)
     here.asked(LATER)

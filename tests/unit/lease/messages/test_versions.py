@@ -51,14 +51,14 @@ def test_a_version_with_another_keyed_hash_is_named_too() -> None:
     assert b.counters["bad_mac"] == 1
 
 
-def test_what_a_known_node_signs_and_nobody_can_read_is_named() -> None:
+def test_an_unreadable_message_of_a_known_node_is_named() -> None:
     _, b = acquainted()
     deliver(b, KEY.signing.mac(b"\x93\x01") + b"\x93\x01")
     [problem] = b.peer_keys.problems("b")
     assert f"node a at 10.0.0.1 sends messages that are not of version {PROTOCOL}" in problem
 
 
-def test_a_version_is_told_from_the_addresses_of_known_nodes_only_and_is_gone_with_its_messages() -> None:
+def test_a_version_is_reported_for_the_addresses_of_known_nodes_only_and_is_gone_with_its_messages() -> None:
     a, b = acquainted()
     datagram = other_version(a.seal("b", encode(BODY)), PROTOCOL + 1)
     b.open(datagram, "10.9.9.9", 0)

@@ -20,7 +20,7 @@ from gateway_agent.lease.voting.voter_set import VoterSet
 from .acquainted_nodes import ADDRESSES, BODY, KEY, acquainted, deliver, endpoint, talk
 
 
-def test_strangers_get_acquainted_and_then_hear_each_other() -> None:
+def test_strangers_exchange_hellos_and_then_receive_from_each_other() -> None:
     a, b = acquainted()
     opened = deliver(b, a.seal("b", encode(BODY)))
     assert (opened.sender, opened.incarnation, opened.body, opened.reply) == ("a", 11, BODY, None)
@@ -81,7 +81,7 @@ def test_a_restarted_sender_is_believed_and_the_old_one_no_more() -> None:
     assert b.counters["replayed"] == 1
 
 
-def test_an_incarnation_that_was_never_heard_cannot_come_back_from_the_past() -> None:
+def test_an_incarnation_that_was_never_received_cannot_come_back_from_the_past() -> None:
     """The old process had learned who we are, but all its messages were delayed until after its restart."""
     b = endpoint("b", 22)
     old = endpoint("a", 11)

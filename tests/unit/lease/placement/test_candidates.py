@@ -74,5 +74,5 @@ def test_the_order_of_candidates(known: ElectionInput, order: tuple[str, ...]) -
     assert candidates(known)[ONE] == order
 
 
-def test_without_a_majority_nobody_asks_for_the_chair() -> None:
+def test_without_a_majority_no_node_asks_for_the_chair() -> None:
     assert ME not in candidates(election_input(without_quorum=True, members={}))[PROPOSER_LEASE]

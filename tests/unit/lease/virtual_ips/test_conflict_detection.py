@@ -43,7 +43,7 @@ def test_a_conflict_is_over_if_it_is_not_repeated_and_is_none_where_the_address_
     assert not detection.conflicts(START + FORGET_NS)
 
 
-def test_an_address_is_asked_for_once_a_second_and_is_clear_if_nobody_answers_in_time() -> None:
+def test_an_address_is_probed_once_a_second_and_is_clear_without_an_answer_in_time() -> None:
     detection = ConflictDetection()
     assert not detection.is_clear(ADDRESS, 0, START)
     detection.ask(ADDRESS, "eth1", 0, START)
@@ -70,7 +70,7 @@ def test_a_node_of_a_worse_rank_asks_when_a_better_one_would_answer_for_the_addr
 
 
 @pytest.mark.parametrize(
-    ("last_heard", "now", "occupied"),
+    ("last_claim_at", "now", "occupied"),
     [
         (START, START + GRACE_NS - 1, False),
         (START, START + GRACE_NS, True),
@@ -80,15 +80,15 @@ def test_a_node_of_a_worse_rank_asks_when_a_better_one_would_answer_for_the_addr
     ],
 )
 def test_an_address_is_occupied_while_another_machine_answers_for_longer_than_a_moment(
-    last_heard: int, now: int, occupied: bool
+    last_claim_at: int, now: int, occupied: bool
 ) -> None:
     detection = ConflictDetection()
     received(detection, START, identity="")
-    received(detection, last_heard, identity="")
+    received(detection, last_claim_at, identity="")
     assert (ONE in detection.vacancy([SPEC], now).occupied) is occupied
 
 
-def test_an_address_stays_vacant_for_a_while_after_nobody_answered_but_not_after_a_claim() -> None:
+def test_an_address_stays_vacant_for_a_while_without_an_answer_but_not_after_a_claim() -> None:
     detection = ConflictDetection()
     detection.probe_first_takeovers([SPEC], START)
     assert detection.vacancy([SPEC], START).pending == [ONE]

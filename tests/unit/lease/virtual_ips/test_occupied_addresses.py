@@ -8,7 +8,7 @@ from ..simulation import MAC, Network
 from ..small_cluster import DURATION, HEARTBEAT, SILENCE, cluster, master, state, until_another
 
 
-def test_a_machine_that_has_the_address_too_is_told_and_answered_at_a_bounded_rate() -> None:
+def test_a_machine_that_has_the_address_too_is_reported_and_answered_at_a_bounded_rate() -> None:
     network = cluster()
     old = master(network)
     network.squatted.add(network.address(network.ids[0]))
@@ -24,7 +24,7 @@ def test_a_machine_that_has_the_address_too_is_told_and_answered_at_a_bounded_ra
     assert state(network, old).conflicts == ()
 
 
-def test_an_address_that_a_stranger_has_is_taken_by_nobody_until_the_stranger_lets_go() -> None:
+def test_an_address_that_a_stranger_has_is_taken_by_no_node_until_the_stranger_gives_it_up() -> None:
     network = Network(egress=3, workers=1, heartbeat_ns=HEARTBEAT, duration_ns=DURATION, squatted=True)
     for _ in range(100):
         network.run(100 * MILLISECOND)

@@ -37,7 +37,7 @@ def kinds(effects: list[Effect]) -> list[type[Effect]]:
     return [type(effect) for effect in effects]
 
 
-def test_the_network_hears_before_the_workers_and_the_address_may_take_its_time() -> None:
+def test_the_network_learns_before_the_workers_and_the_address_may_take_its_time() -> None:
     serving = VirtualIPs()
     before, after = follow(serving, 0, seq=1)
     assert kinds(before) == [Open, Announce]

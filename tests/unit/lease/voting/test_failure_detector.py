@@ -31,7 +31,7 @@ def test_a_heartbeat_is_news_only_if_it_says_something_else() -> None:
     assert found.get("g3") is None
 
 
-def test_the_next_suspicion_is_that_of_the_node_heard_longest_ago() -> None:
+def test_the_next_suspicion_is_that_of_the_node_with_the_oldest_message() -> None:
     found = detector(g1=0, g2=100)
     found.update(SUSPECT, 120)
     assert found.next_suspicion(SUSPECT) == SUSPECT + 1
@@ -41,7 +41,7 @@ def test_the_next_suspicion_is_that_of_the_node_heard_longest_ago() -> None:
     assert found.last_suspected_at == {"g1": SUSPECT + 1}
 
 
-def test_a_node_that_is_heard_again_keeps_the_time_of_its_last_suspicion() -> None:
+def test_a_node_that_is_alive_again_keeps_the_time_of_its_last_suspicion() -> None:
     found = detector(g1=0)
     found.update(SUSPECT, 200)
     found.on_heartbeat("g1", Member(210))

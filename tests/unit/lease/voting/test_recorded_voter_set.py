@@ -29,7 +29,7 @@ def test_it_counts_while_the_inventory_has_a_majority_of_it(nodes: str, counts: 
     assert recorded_voter_set.has_majority_in(None, nodes) is None
 
 
-def test_a_new_node_founds_nothing_where_it_hears_no_majority_of_it() -> None:
+def test_a_new_node_bootstraps_nothing_without_messages_of_its_majority() -> None:
     fresh = VoterSetState("a", None, now=0)
     fresh.bootstrap_from(tuple("abc"))
     fresh.published = voters(4, "cde")
@@ -52,7 +52,7 @@ def test_who_remembers_a_set_is_believed_whatever_it_says() -> None:
     assert fresh.current == voters(2, "abc")
 
 
-def test_an_old_set_in_the_cluster_is_told_to_nobody() -> None:
+def test_an_old_set_in_the_cluster_is_sent_to_no_node() -> None:
     """One voter loses its memory. The others go on by what they remember."""
     network = Network(egress=3, workers=4)
     assert network.run_until(network.all_agreed, 5 * SECOND)

@@ -232,7 +232,7 @@ def test_a_new_cluster_starts_without_one_of_its_nodes_soon() -> None:
     assert voter_set_state.current == voters(1, "abc")
 
 
-def test_who_hears_of_a_set_that_was_founded_meanwhile_knows_that_it_is_new() -> None:
+def test_a_node_that_learns_of_a_set_that_was_bootstrapped_meanwhile_knows_that_it_is_new() -> None:
     voter_set_state = VoterSetState("a", None, now=0)
     voter_set_state.bootstrap_from(tuple("abc"))
     for node in ("b", "w1", "w2"):
@@ -252,7 +252,7 @@ def test_one_that_knows_a_set_already_makes_a_newcomer_wait_for_the_missing(vers
     assert voter_set_state.finish_recovery(INVENTORY, GRACE_NS)
 
 
-def test_a_node_without_memory_that_hears_nobody_trusts_the_inventory_in_the_end() -> None:
+def test_a_node_without_memory_that_receives_from_no_node_trusts_the_inventory_in_the_end() -> None:
     voter_set_state = VoterSetState("a", None, now=0)
     voter_set_state.bootstrap_from(tuple("abc"))
     assert not voter_set_state.finish_recovery(INVENTORY, GRACE_NS - 1)
@@ -260,7 +260,7 @@ def test_a_node_without_memory_that_hears_nobody_trusts_the_inventory_in_the_end
     assert voter_set_state.current == voters(1, "abc")
 
 
-def test_a_single_node_needs_nobody() -> None:
+def test_a_single_node_needs_no_other() -> None:
     voter_set_state = VoterSetState("a", None, now=0)
     voter_set_state.bootstrap_from(("a",))
     assert voter_set_state.finish_recovery(INVENTORY, 0)

@@ -101,7 +101,7 @@ def test_each_wrong_way_out_is_named(found: Found | None, expected: str) -> None
     assert text.startswith(expected) and bool(text) == bool(expected)
 
 
-def test_a_table_of_somebody_else_is_named_and_others_are_counted() -> None:
+def test_a_table_of_another_program_is_named_and_others_are_counted() -> None:
     routed = replace(EGRESS, routed=True, table=500)
     wanted = lookups(PLAN, routed, [policy("203.0.113.0/24", "198.51.100.0/24")], NEVER)
     text = reason(routed, wanted, dict.fromkeys(wanted, Found("eth0")))

@@ -137,7 +137,7 @@ def test_a_rule_that_comes_and_goes_moves_an_address_a_few_times_and_no_more(per
     assert all(at < 12 * period for at in moves), moves
 
 
-def test_a_node_in_its_hold_time_serves_what_nobody_serves() -> None:
+def test_a_node_in_its_hold_time_serves_what_no_node_serves() -> None:
     node = Node()
     node.close()
     node.probe(lost=False)

@@ -38,7 +38,7 @@ PLAN = Plan(
 TAG = ids.GROUP_BASE + 2
 
 
-def test_a_worker_sends_to_nobody_as_far_as_the_next_hop() -> None:
+def test_a_worker_sends_to_an_unused_address_as_far_as_the_next_hop() -> None:
     """203.0.113.1 stands for the default route, and is preferred to the first prefix."""
     assert probe(PLAN, FOUR, "", 0) == PodProbe(FOUR.id, TAG, "203.0.113.1", HTTPS, HOPS_BEHIND_TUNNEL)
 

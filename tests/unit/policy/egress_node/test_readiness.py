@@ -97,7 +97,7 @@ def test_each_family_needs_its_own_forwarding_only() -> None:
     assert unready(SIX, "eth1", {"eth1": replace(BOTH, forwarding=False)}) == ""
 
 
-def test_somebody_elses_address_counts_on_every_interface_and_others_do_not() -> None:
+def test_another_programs_address_counts_on_every_interface_and_others_do_not() -> None:
     elsewhere = {"eth1": BOTH, "lo": replace(BOTH, foreign=frozenset({"172.16.0.50"}))}
     assert unready(FOUR, "eth1", elsewhere) == "172.16.0.50 is configured on lo by another program"
     assert unready(virtual("172.16.0.51"), "eth1", elsewhere) == ""

@@ -81,7 +81,9 @@ def test_no_node_itself_has_what_synced_connections_have_as_their_source() -> No
     ],
     ids=["not eligible", "not wished", "no partner"],
 )
-def test_nobody_to_share_with(node: str, nodes: tuple[PlanNode, ...], egress_ips: list[PlanEgressIP]) -> None:
+def test_no_node_to_share_with(
+    node: str, nodes: tuple[PlanNode, ...], egress_ips: list[PlanEgressIP]
+) -> None:
     assert sync_groups.syncing(plan(node, egress_ips, nodes)) is None
 
 

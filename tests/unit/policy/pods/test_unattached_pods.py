@@ -26,19 +26,19 @@ from ...kubernetes.test_objects import of_api
 
 POD = RunningPod("prod", "a", "uid-a", ("10.244.1.5", "fd00::5"))
 RECORD = adopted(POD, "veth1")
-TOLD = replace(RECORD, container_id="c0ffee", network="net")
+KNOWN = replace(RECORD, container_id="c0ffee", network="net")
 
 
 def test_a_pod_without_a_record_is_unknown() -> None:
     inventory = Inventory(running=(POD,))
     assert unknown(inventory, ()) == (POD,)
-    assert unknown(inventory, (RECORD,)) == unknown(inventory, (TOLD,)) == ()
-    assert unknown(inventory, (replace(TOLD, uid=""),)) == ()
+    assert unknown(inventory, (RECORD,)) == unknown(inventory, (KNOWN,)) == ()
+    assert unknown(inventory, (replace(KNOWN, uid=""),)) == ()
     assert unknown(inventory, (replace(RECORD, namespace="other"),)) == (POD,)
-    assert unknown(inventory, (replace(TOLD, uid="another"),)) == (POD,)
+    assert unknown(inventory, (replace(KNOWN, uid="another"),)) == (POD,)
 
 
-def test_only_a_guard_that_stood_long_before_has_surely_held_a_pod() -> None:
+def test_only_a_guard_that_was_set_long_before_has_surely_held_a_pod() -> None:
     assert held(1000.0, float("-inf"))
     assert held(1000.0, 1000.0 - MARGIN_S)
     assert not held(1000.0, 1001.0 - MARGIN_S)
@@ -64,10 +64,10 @@ def test_a_record_says_whose_it_is_and_is_no_runtimes() -> None:
         ((POD,), (RECORD,), ()),
         ((), (RECORD,), (RECORD,)),
         ((replace(POD, uid="another"),), (RECORD,), (RECORD,)),
-        ((POD,), (RECORD, TOLD), (RECORD,)),
-        ((POD,), (RECORD, replace(TOLD, uid="")), (RECORD,)),
-        ((POD,), (RECORD, replace(TOLD, uid="another")), ()),
-        ((), (TOLD,), ()),
+        ((POD,), (RECORD, KNOWN), (RECORD,)),
+        ((POD,), (RECORD, replace(KNOWN, uid="")), (RECORD,)),
+        ((POD,), (RECORD, replace(KNOWN, uid="another")), ()),
+        ((), (KNOWN,), ()),
     ],
     ids=[
         "it runs",
@@ -94,8 +94,8 @@ def test_records_that_outlive_their_pod(running: Any, records: Any, gone: Any) -
     ],
 )
 def test_of_two_records_of_one_interface_the_store_knows_one(uids: Any, records: Any, known: Any) -> None:
-    made = [replace(TOLD, container_id=f"c-{uid}", uid=uid) for uid in records]
-    elsewhere = replace(TOLD, container_id="c", uid="new", host_interface="veth2")
+    made = [replace(KNOWN, container_id=f"c-{uid}", uid=uid) for uid in records]
+    elsewhere = replace(KNOWN, container_id="c", uid="new", host_interface="veth2")
     found = current(Inventory(uids=uids), [*made, elsewhere])
     assert tuple(record.uid for record in found) == known
 

@@ -43,7 +43,7 @@ def test_first_what_is_new_then_the_change_over_then_the_removal() -> None:
     )
 
 
-def test_a_new_base_chain_stands_last_because_packets_come_to_it_at_once() -> None:
+def test_a_new_base_chain_comes_last_because_packets_come_to_it_at_once() -> None:
     before = table(chain("c", []))
     after = table(
         chain("c", []), chain("b", ["meta mark vmap @m"], HOOK), mapping("m", "mark", ["1 : goto c"])
@@ -121,7 +121,7 @@ def test_an_interval_map_is_whole_before_a_replacement_leads_to_it() -> None:
 
 
 @pytest.mark.parametrize("intact", [True, False])
-def test_an_interval_map_of_the_same_name_stays_in_a_table_that_nobody_has_changed(intact: bool) -> None:
+def test_an_interval_map_of_the_same_name_stays_in_an_unchanged_table(intact: bool) -> None:
     after = table(RANGES, ROUTED)
     text = replacement(
         after, "inet t", ("c", "a", "b", "old"), (("map", "m_1", False), ("map", "m_0", False)), intact
