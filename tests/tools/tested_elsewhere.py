@@ -38,7 +38,6 @@ TESTED_ELSEWHERE = {
     "gateway_agent/agent/ports.py": "unit/agent/rounds/test_daemon_config.py",
     "gateway_agent/agent/set_ports.py": "unit/agent/inputs/test_manifest_sets.py",
     "gateway_agent/lease/ipc.py": "unit/lease/messages/test_agreement.py",
-    "gateway_agent/lease/messages/bodies.py": "unit/lease/messages/test_versions.py",
     "gateway_agent/manifests/model.py": "unit/manifests/test_typed_objects.py",
     "gateway_agent/manifests/store.py": "unit/agent/test_rounds.py",
     "gateway_agent/manifest_sets/messages.py": "unit/manifest_sets/test_session.py",
@@ -94,7 +93,6 @@ TESTED_ELSEWHERE = {
     "gateway_agent/node_install/firewalls.py": "netns/test_firewalls.py",
     "gateway_agent/node_install/legacy_ruleset.py": "netns/test_firewalls.py",
     "gateway_agent/show/metrics/packets.py": "unit/show/metrics/test_node.py",
-    "gateway_agent/show/connections.py": "unit/agent/test_whois.py",
     "gateway_agent/show/plan_diff.py": "e2e/test_diff.py",
     # The lease: failovers of whole clusters, in virtual time.
     "gateway_agent/lease/effects.py": "unit/lease/test_unfinished.py",
