@@ -35,11 +35,11 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     made.server.close()
 
 
-def completed(*words: str, directory: Path | None = None) -> set[str]:
+def completed(*arguments: str, directory: Path | None = None) -> set[str]:
     """Return what bash proposes for the last word."""
     script = completion(_parser(), "bash")
     done = subprocess.run(
-        ("bash", "-c", ASK, "bash", *words), input=script, cwd=directory, capture_output=True, text=True, check=True
+        ("bash", "-c", ASK, "bash", *arguments), input=script, cwd=directory, capture_output=True, text=True, check=True
     )  # fmt: skip
     assert done.stderr == ""
     return set(done.stdout.split())
