@@ -231,7 +231,7 @@ def test_a_pod_without_a_host_side_veth(lab: Lab, node: Node) -> None:
     try:
         until(
             lambda: "prod/macvlan-2" in str(node.agent.status()["problems"]),
-            "that it leaves by its own way is told",
+            "that its packets use no gateway is a problem",
         )
     finally:
         lab.publish("more", [])

@@ -41,7 +41,6 @@ TESTED_ELSEWHERE = {
     "gateway_agent/manifests/model.py": "unit/manifests/test_typed_objects.py",
     "gateway_agent/manifests/store.py": "unit/agent/test_rounds.py",
     "gateway_agent/manifest_sets/messages.py": "unit/manifest_sets/test_session.py",
-    "gateway_agent/show/snapshot.py": "unit/show/test_verdict.py",
     # The plugin's programs.
     "cni/plugin.py": "unit/cni/test_protocol.py",
     "cni/vendored.py": "unit/packaging/test_standalone.py",
@@ -93,7 +92,6 @@ TESTED_ELSEWHERE = {
     "gateway_agent/node_install/firewalls.py": "netns/test_firewalls.py",
     "gateway_agent/node_install/legacy_ruleset.py": "netns/test_firewalls.py",
     "gateway_agent/show/metrics/packets.py": "unit/show/metrics/test_node.py",
-    "gateway_agent/show/plan_diff.py": "e2e/test_diff.py",
     # The lease: failovers of whole clusters, in virtual time.
     "gateway_agent/lease/effects.py": "unit/lease/test_unfinished.py",
     "gateway_agent/lease/election.py": "unit/lease/mastership/test_handover.py",
