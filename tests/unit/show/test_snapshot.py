@@ -22,7 +22,7 @@ def view(
     egress: PlanEgressIP = EGRESS, node: str = "w1", state: EgressState | None = None, **more: Any
 ) -> NodeSnapshot:
     plan = Plan(node, 0x0FF00000, 4799, 1450, NODES, (egress,))
-    daemon = state and KeeperState(node, 1, (state,), (), (), 0, False, {})
+    daemon = KeeperState(node, 1, (state,), (), (), 0, False, {}) if state else None
     inventory = Inventory(gateways=(Gateway("partner", (), BASIC, "eth2"),))
     return replace(NodeSnapshot(plan, inventory, lease_daemon=daemon), **more)
 
