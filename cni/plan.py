@@ -42,7 +42,7 @@ READABLE = (2, 3, VERSION)
 each egress IP has a slot, which is its ``inlet``, too."""
 COMPLETE = (3, VERSION)
 """A complete ruleset follows from a plan of these versions."""
-_LISTS = ("uplinks", "reserved_sources", "node_links")
+_LISTS = ("uplinks", "reserved_sources", "node_links", "overlay_addresses")
 _PLAIN = {"str": str, "int": int, "bool": bool}
 """Types of fields, by their annotation."""
 
@@ -74,7 +74,10 @@ class Plan:
     interface than the one by which the packet came."""
     reserved_sources: tuple[str, ...] = ()
     """Virtual addresses and addresses of nodes, sorted: no pod may send with one of them as its source."""
-
+    overlay_ports: tuple[int, ...] = ()
+    """UDP ports at which overlay devices of other programs on this node take packets, sorted."""
+    overlay_addresses: tuple[str, ...] = ()
+    """Addresses of this node at which these devices take packets, sorted; not those that only its pods need."""
     node_links: tuple[str, ...] = ()
     """Interfaces, sorted, by which packets of another node may come besides the one that leads back to that node."""
     cluster_port: int = 0
@@ -223,6 +226,7 @@ def loads(text: str) -> Plan:
         data["policies"] = tuple(_policy(item) for item in data["policies"])
         data["policy_sets"] = tuple(_policy_set(item) for item in data["policy_sets"])
         data.update({name: _texts(data.get(name, [])) for name in _LISTS})
+        data["overlay_ports"] = _ports(data.get("overlay_ports", []))
         for labels in data["namespaces"].values():
             _texts([*labels.keys(), *labels.values()])
         # A newer agent may write fields that this program does not know.
@@ -247,6 +251,13 @@ def _texts(items: Any) -> tuple[str, ...]:
     """Return a list of texts as a tuple. Raises :class:`TypeError` for anything else."""
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise TypeError("not a list of texts")
+    return tuple(items)
+
+
+def _ports(items: Any) -> tuple[int, ...]:
+    """Return a list of ports as a tuple. Raises :class:`TypeError` for anything else."""
+    if not isinstance(items, list) or not all(type(item) is int and 0 < item < 1 << 16 for item in items):
+        raise TypeError("not a list of ports")
     return tuple(items)
 
 

@@ -7,7 +7,15 @@ from collections.abc import Collection, Iterable, Iterator
 from ..kernel import ids
 from ..kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 from ..plan import Plan, PlanNode
-from . import hooks, lease_port_guard, own_routing, source_guard, sync_device, tunnel_port_guard
+from . import (
+    hooks,
+    lease_port_guard,
+    overlay_guard,
+    own_routing,
+    source_guard,
+    sync_device,
+    tunnel_port_guard,
+)
 from .guards import guards, leaving
 from .nft_blocks import Marks, families, peers, senders, transaction
 from .own_routing import METRIC
@@ -25,6 +33,7 @@ def node_nft(plan: Plan) -> str:
     inet = (
         *hooks.chains(plan, marks),
         *source_guard.chains(plan, marks),
+        *overlay_guard.chains(plan, marks),
         *inet_chains(plan, marks),
         *guards(plan, marks),
         *leaving(plan, marks),

@@ -22,22 +22,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ..plan import Plan
+from . import overlay_guard
 from .nft_blocks import KEYWORDS, TAGGED, TUNNELS, Marks, chain, interface, mapping
 from .steering import BRIDGE_KINDS, Network, gaps, widest
 
 ROUTES_BACK = "fib saddr . iif oif exists"
-OVERLAY_KINDS = (
-    "vxlan",
-    "geneve",
-    "ipip",
-    "sit",
-    "ip6tnl",
-    "gre",
-    "gretap",
-    "ip6gre",
-    "ip6gretap",
-)
-"""Kinds of interfaces that lead to other nodes. They accept packets from every sender, also from pods of this node."""
 AUTHENTIC_KIND = "wireguard"
 """Kind of interface that accepts packets of other nodes only. Those nodes have checked the packets."""
 
@@ -91,6 +80,7 @@ def _own_source() -> Iterator[str]:
     # The kernel replaces the destination by the next one of a source route only after prerouting.
     for named in ("ip option lsrr", "ip option ssrr", "exthdr rt"):
         yield f"{named} exists counter drop"
+    yield overlay_guard.SEND_RULE
     yield f"{ROUTES_BACK} accept"
     # Sources that no route leads to; the kernel forwards none of them. They are of DHCP; of duplicate address detection
     # and multicast listener reports; of neighbour discovery.
@@ -143,7 +133,7 @@ def _reserved_chains(plan: Plan, others: list[str]) -> Iterator[str]:
         yield chain("pod_source", [*others, *rules])
         # What another node sends to a pod here comes by an overlay, and does not leave by an uplink again.
         out = [f"oifname {name} goto foreign_source" for each in plan.uplinks if (name := interface(each))]
-        overlays = [f'meta iifkind "{kind}" return' for kind in OVERLAY_KINDS]
+        overlays = [f'meta iifkind "{kind}" return' for kind in overlay_guard.OVERLAY_KINDS]
         authentic = f'meta iifkind "{AUTHENTIC_KIND}" return'
         # A node may be a virtual machine behind a bridge of this one.
         yield chain("foreign_source", [f"{ROUTES_BACK} return", "counter drop"])

@@ -123,7 +123,7 @@ def _sets(plan: Plan, marks: Marks) -> Iterator[str]:
                     f"{keyword} daddr vmap @{written[verdicts]}",
                     f"meta nfproto ipv{version} counter drop",
                 ]
-        yield chain(f"set_{policy_set.number}", [*rules, "goto unsteered"])
+        yield chain(f"set_{policy_set.number}", [*rules, "goto unsteered_pod"])
 
 
 def _verdicts(known: Mapping[str, str], policy_set: PolicySet, version: int) -> Verdicts:
@@ -141,7 +141,7 @@ def _elements(verdicts: Verdicts) -> Iterator[str]:
     for network, (_, verdict) in zip(networks, verdicts):
         yield f"{network} : {verdict}"
     for first, last in gaps(networks):
-        yield f"{first}-{last} : goto unsteered"
+        yield f"{first}-{last} : goto unsteered_pod"
 
 
 def gaps(networks: Sequence[Network]) -> Iterator[tuple[Address, Address]]:
@@ -184,7 +184,7 @@ def _range(first: Address, last: Address) -> str:
 def _verdict(egress: PlanEgressIP, version: int) -> str:
     served = bool(egress.master) and egress.family == version
     if egress.direct and not served:
-        return "goto unsteered"
+        return "goto unsteered_pod"
     return f"goto steer_{egress.slot}" if egress.slot else "goto no_gateway"
 
 

@@ -119,6 +119,8 @@ def _with_sources(
         uplinks=pod_sources.uplinks(plan, facts),
         node_links=pod_sources.node_links(facts),
         reserved_sources=pod_sources.reserved(inventory, plan, facts, shown),
+        overlay_ports=pod_sources.overlay_ports(facts),
+        overlay_addresses=pod_sources.overlay_addresses(inventory, plan, facts),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.adapters.kernel import interfaces
+from gateway_agent.adapters.kernel import interfaces, overlay_devices
 from tests.lab.namespace import REPOSITORY, Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
@@ -150,6 +150,27 @@ def test_every_default_route_leads_by_an_uplink(machine: Namespace) -> None:
     assert uplinks() == {"eth2"}
     machine.ip("route add default nexthop via 172.16.0.1 nexthop via 10.0.0.6")
     assert uplinks() == {"eth1", "eth2"}
+
+
+def test_devices_of_overlays_are_found_with_their_ports(machine: Namespace) -> None:
+    machine.ip(
+        "link add flannel.1 type vxlan id 1 dstport 8472 local 172.16.0.7 nolearning",
+        "link add vxlan6 type vxlan id 2 dstport 4789 local 2001:db8:1::7",
+        "link add cilium_vxlan type vxlan external dstport 7777",
+        "link add plain type veth peer name far3",
+    )
+    names = ("flannel.1", "vxlan6", "cilium_vxlan", "plain", "gone", "eth1")
+    program = (
+        "import json, sys; from gateway_agent.adapters.kernel import overlay_devices as devices;"
+        "print(json.dumps(devices.of(sys.argv[1:])))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    found = json.loads(machine.run(sys.executable, "-c", program, *names, environment=environment))
+    assert found == {
+        "flannel.1": list(overlay_devices.Overlay(8472, "172.16.0.7")),
+        "vxlan6": list(overlay_devices.Overlay(4789, "2001:db8:1::7")),
+        "cilium_vxlan": list(overlay_devices.Overlay(7777, "")),
+    }
 
 
 def test_forwarding_is_the_interfaces_own_for_ipv4_and_common_for_ipv6(machine: Namespace) -> None:

@@ -65,6 +65,7 @@ TESTED_ELSEWHERE = {
     "gateway_agent/adapters/kernel/node_counters.py": "netns/test_node_counters.py",
     "gateway_agent/adapters/kernel/node_interfaces.py": "e2e/test_store.py",
     "gateway_agent/adapters/kernel/open_connections.py": "e2e/test_connection_log.py",
+    "gateway_agent/adapters/kernel/overlay_devices.py": "netns/test_interfaces.py",
     "gateway_agent/adapters/kernel/route_lookup.py": "netns/test_route_lookup.py",
     "gateway_agent/adapters/netns_lock.py": "netns/test_netns_lock.py",
     "gateway_agent/adapters/probes/answer_counters.py": "netns/test_answer_counters.py",

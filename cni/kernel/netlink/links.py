@@ -19,7 +19,9 @@ from . import messages
 from .constants import (
     IFF_UP,
     IFLA_ADDRESS,
+    IFLA_BAREUDP_PORT,
     IFLA_EXT_MASK,
+    IFLA_GENEVE_PORT,
     IFLA_GROUP,
     IFLA_IFALIAS,
     IFLA_IFNAME,
@@ -88,6 +90,26 @@ def vxlans() -> Iterator[tuple[int, Vxlan]]:
         device = vxlan_of(flags, found)
         if device is not None:
             yield index, device
+
+
+UDP_PORTS = {"vxlan": IFLA_VXLAN_PORT, "geneve": IFLA_GENEVE_PORT, "bareudp": IFLA_BAREUDP_PORT}
+"""Kinds of devices that take packets at a UDP port, with the attribute that has the port."""
+
+
+def udp_ports(kind: str) -> Iterator[tuple[str, int, str]]:
+    """Yield name, UDP port and local address of each interface of a kind of :data:`UDP_PORTS`.
+
+    The address is empty if the device takes packets at every address of the node.
+    """
+    for _, _, found in listed(kind):
+        info = attributes(found.get(IFLA_LINKINFO, b""))
+        if decoded(info.get(IFLA_INFO_KIND, b"")) != kind:
+            continue
+        data = attributes(info.get(IFLA_INFO_DATA, b""))
+        local = b""
+        if kind == "vxlan":
+            local = data.get(IFLA_VXLAN_LOCAL) or data.get(IFLA_VXLAN_LOCAL6) or b""
+        yield name_of(found), int.from_bytes(data.get(UDP_PORTS[kind], b""), "big"), messages.address(local)
 
 
 def vxlan_of(flags: int, found: Mapping[int, bytes]) -> Vxlan | None:

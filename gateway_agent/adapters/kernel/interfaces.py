@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cni.kernel.netlink.netlink_socket import Socket
 from cni.kernel.netlink.routes import NextHop
 
 from ...policy.egress_node.readiness import InterfaceFacts
+from . import overlay_devices
 
 MAX_KEPT_HOPS = 1_000
 """Largest number of next hops for which the nearest interfaces are cached until a route changes."""
@@ -41,10 +43,19 @@ def read(
     """
     own = _addresses()
     node = _NodeWide(virtual, without, nodes)
-    return {
-        name: _facts(name, stats.flags.split(","), stats.mtu, own.get(name, []), node)
+    found = {
+        name: stats
         for name, stats in psutil.net_if_stats().items()
         if name not in without and not name.startswith(ids.DEVICE_PREFIX)
+    }
+    overlays = overlay_devices.of(found)
+    facts = {
+        name: _facts(name, stats.flags.split(","), stats.mtu, own.get(name, []), node)
+        for name, stats in found.items()
+    }
+    return facts | {
+        name: replace(facts[name], overlay_port=overlay.port, overlay_address=overlay.address)
+        for name, overlay in overlays.items()
     }
 
 

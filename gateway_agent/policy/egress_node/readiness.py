@@ -54,6 +54,10 @@ class InterfaceFacts:
     """True if ``net.ipv6.conf.<interface>.disable_ipv6`` is off."""
     leads_to_nodes: bool = False
     """True if, for another node, no route is more specific than one by this interface (any metric, any table)."""
+    overlay_port: int = 0
+    """UDP port at which it takes packets of an overlay (VXLAN, Geneve); 0: it is no such device."""
+    overlay_address: str = ""
+    """Address at which it takes them; empty: at all addresses of the node."""
     next_hops: frozenset[str] = frozenset()
     """Routers that routes by this interface use as next hop, IPv4 and IPv6."""
 

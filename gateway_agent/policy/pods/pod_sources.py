@@ -92,6 +92,30 @@ def reserved(
     return tuple(sorted(known - {""}))
 
 
+def overlay_ports(facts: Mapping[str, InterfaceFacts]) -> tuple[int, ...]:
+    """Return the UDP ports at which overlay devices of other programs take packets, sorted."""
+    return tuple(sorted({known.overlay_port for known in _overlays(facts)} - {0}))
+
+
+def overlay_addresses(
+    inventory: Inventory, plan: Plan, facts: Mapping[str, InterfaceFacts]
+) -> tuple[str, ...]:
+    """Return the addresses of this node at which packets of overlays may arrive by any interface, sorted.
+
+    Those of its uplinks and of its Node object, and those that overlay devices name, which may be on ``lo``.
+    """
+    nodes = (node for node in inventory.nodes if node.name == plan.node)
+    own = (address for node in nodes for address in (*node.addresses, *node.external))
+    uplink = (bare(address) for name in uplinks(plan, facts) for address in facts[name].addresses)
+    named = (known.overlay_address for known in _overlays(facts))
+    return tuple(sorted({*own, *_global(uplink), *named} - {""}))
+
+
+def _overlays(facts: Mapping[str, InterfaceFacts]) -> Iterator[InterfaceFacts]:
+    """Yield the facts of all interfaces but ours."""
+    return (known for name, known in facts.items() if not name.startswith(ids.DEVICE_PREFIX))
+
+
 def _global(texts: Iterable[str]) -> Iterator[str]:
     """Yield the addresses that are valid beyond one link: any machine may have a link-local address on its own link."""
     return (text for text in _valid(texts) if not ipaddress.ip_address(text).is_link_local)

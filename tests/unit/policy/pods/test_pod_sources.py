@@ -72,9 +72,28 @@ def test_virtual_addresses_and_those_of_nodes_are_reserved_and_garbage_of_master
     assert pod_sources.reserved(inventory, PLAN, facts, said) == tuple(expected)
 
 
+def test_ports_and_addresses_of_overlays_are_those_of_other_programs() -> None:
+    nodes = (Node("g1", {}, ("10.0.0.1", "fd00::1"), external=("192.0.2.1",)), Node("w1", {}, ("10.0.0.2",)))
+    facts = {
+        "eth0": replace(PLAIN, addresses=("10.0.0.1/24", "10.0.0.99/32", "fe80::1/64")),
+        "cni0": replace(PLAIN, addresses=("10.244.0.1/24",)),
+        "flannel.1": replace(
+            PLAIN, addresses=("10.244.0.0/32",), overlay_port=8472, overlay_address="10.0.0.1"
+        ),
+        "evpn": replace(PLAIN, overlay_port=4790, overlay_address="10.255.0.1"),
+        "external": replace(PLAIN, overlay_port=4790),
+        ids.RETURN_DEVICE: replace(PLAIN, overlay_port=4799, overlay_address="10.0.0.98"),
+    }
+    assert pod_sources.overlay_ports(facts) == (4790, 8472)
+    expected = {"10.0.0.1", "10.0.0.99", "10.255.0.1", "192.0.2.1", "fd00::1"}
+    assert set(pod_sources.overlay_addresses(Inventory((), (), nodes), PLAN, facts)) == expected
+
+
 def test_a_plan_keeps_them_and_an_older_plan_has_none() -> None:
     plan = replace(PLAN, uplinks=("eth0",), reserved_sources=("10.0.0.1",), node_links=("eth7",))
+    plan = replace(plan, overlay_ports=(8472,), overlay_addresses=("10.0.0.1",))
     assert loads(dumps(plan)) == plan
     older = json.loads(dumps(plan))
     del older["uplinks"], older["reserved_sources"], older["node_links"]
+    del older["overlay_ports"], older["overlay_addresses"]
     assert loads(json.dumps(older)) == PLAN
