@@ -274,7 +274,7 @@ class LeaseNode:
         state = self._state
         # An egress node has work at least once in each heartbeat period.
         pause_ns = now - state.last_input
-        if pause_ns > state.config.duration_ns // 2:
+        if self.is_egress and pause_ns > state.config.duration_ns // 2:
             self.ownership.lateness.stall(pause_ns, state.config.duration_ns, now)
         state.last_input = now
         # The remaining one of two nodes need not give others precedence.

@@ -145,7 +145,7 @@ def test_the_map_of_a_set_covers_every_address_once(octets: list[int]) -> None:
 
 def test_direct_without_a_master_steers_nothing() -> None:
     direct = replace(EGRESS, master="", direct=True)
-    assert "203.0.113.0/24 : goto unsteered" in node_nft(plan(egress=direct))
+    assert "203.0.113.0/24 : goto unsteered_pod" in node_nft(plan(egress=direct))
     assert "203.0.113.0/24 : goto steer_1" in node_nft(plan(egress=replace(direct, master="g1")))
 
 
@@ -283,7 +283,7 @@ def test_an_ipv6_address_leaves_only_by_itself() -> None:
 @pytest.mark.parametrize("master", ["g1", ""])
 def test_direct_ipv6_without_an_address_of_its_family_goes_its_own_way(master: str) -> None:
     direct = replace(EGRESS, master=master, direct=True)
-    assert "2001:db8::/32 : goto unsteered" in node_nft(plan(egress=direct))
+    assert "2001:db8::/32 : goto unsteered_pod" in node_nft(plan(egress=direct))
     assert "2001:db8::/32 : goto steer_1" in node_nft(plan(egress=replace(direct, direct=False)))
 
 

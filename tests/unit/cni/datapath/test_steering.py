@@ -65,7 +65,7 @@ def test_a_connection_on_another_path_ends_and_moves_nowhere() -> None:
 @pytest.mark.parametrize(
     ("direct", "master", "verdict"),
     [(False, "g1", "goto steer_1"), (False, "", "goto steer_1"),
-     (True, "g1", "goto steer_1"), (True, "", "goto unsteered")],
+     (True, "g1", "goto steer_1"), (True, "", "goto unsteered_pod")],
 )  # fmt: skip
 def test_without_a_master_only_direct_lets_packets_go_their_own_way(
     direct: bool, master: str, verdict: str

@@ -24,7 +24,7 @@ def starve(network: Network, name: str, seconds: float) -> None:
 
 
 def problems(network: Network, name: str) -> list[str]:
-    found = [problem for problem in state(network, name).problems if "lost its leases" in problem]
+    found = [problem for problem in state(network, name).problems if "processor time" in problem]
     assert state(network, name).kinds == dict.fromkeys(found, LATE)
     return found
 
@@ -96,6 +96,46 @@ def test_a_machine_that_is_still_starved_is_not_calm_because_it_has_nothing_to_l
     assert bool(problems(network, late)) == stalls
     network.run(WINDOW_NS)
     assert problems(network, late) == []
+
+
+@pytest.mark.parametrize("seed", seeds(2, 4))
+def test_each_of_the_machines_that_starve_says_so_whether_it_has_leases_or_not(seed: int) -> None:
+    """The machines of one host: two of them are never master, and without their votes the third one is not either."""
+    source = random.Random(seed)
+    network = cluster(seed=seed)
+    names = ("g1", "g2", "g3")
+    standbys = [name for name in names if name != master(network)]
+    for number in range(TOO_OFTEN):
+        assert [problems(network, name) for name in standbys] == [[], []], number
+        for name in standbys:
+            network.stop(name)
+            network.run(source.randrange(30) * MILLISECOND)
+        network.run(int(source.uniform(0.4, 2) * SECOND))
+        for name in standbys:
+            network.resume(name)
+        network.run(3 * SECOND)
+    assert [len(problems(network, name)) for name in standbys] == [1, 1]
+    network.run(WINDOW_NS)
+    assert [problems(network, name) for name in names] == [[], [], []]
+
+
+def test_a_node_that_is_no_egress_node_is_idle_and_not_late() -> None:
+    network = cluster()
+    for _ in range(TOO_OFTEN + 1):
+        starve(network, "w1", 1.5)
+    assert problems(network, "w1") == []
+
+
+def test_a_stall_that_ends_several_leases_counts_once() -> None:
+    lateness = Lateness()
+    for number in range(1, TOO_OFTEN):
+        now = number * 5 * SECOND
+        lateness.stall(SECOND, SECOND // 4, now)
+        for later in range(TOO_OFTEN):
+            lateness.lose(now + later * 10 * MILLISECOND)
+        assert not lateness.is_late(now)
+    lateness.stall(SECOND, SECOND // 4, TOO_OFTEN * 5 * SECOND)
+    assert lateness.is_late(TOO_OFTEN * 5 * SECOND)
 
 
 def test_single_losses_are_no_lateness() -> None:
