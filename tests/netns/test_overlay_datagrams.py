@@ -6,6 +6,7 @@ IPv6 and one with a port of its own and without an address are as of other progr
 
 from __future__ import annotations
 
+import functools
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -107,15 +108,18 @@ def attacks(lab: Lab, pod: Pod) -> Iterator[Attack]:
                 yield Attack(f"{named}, in fragments", list(reversed(fragments(packet))))
 
 
+def forge_all(pod: Pod, frames: Iterable[bytes]) -> None:
+    for each in frames:
+        forge(pod, each)
+
+
 def arrived(lab: Lab, pod: Pod, tried: Iterable[Attack]) -> dict[str, set[str]]:
     """Return the sources outside of the inner packets of each attack, by its name, if there are any."""
     found = {}
     for attack in tried:
         # So that no answer of the connection before decides.
         pod.node.machine.run("conntrack", "-F")
-        if sources := sources_outside(
-            lab, lambda frames=attack.frames: [forge(pod, each) for each in frames]
-        ):  # type: ignore[misc]
+        if sources := sources_outside(lab, functools.partial(forge_all, pod, attack.frames)):
             found[attack.name] = sources
     return found
 
@@ -240,11 +244,15 @@ def test_a_selected_pod_sends_no_node_a_packet_in_a_packet(lab: Lab, pod: str, v
                 listener.settimeout(2)
                 before = dropped(client.node)
                 forge(client, packet)
-                until(lambda before=before: dropped(client.node) > before, "it is dropped")  # type: ignore[misc]
+                until(functools.partial(has_dropped, client.node, before), "it is dropped")
                 client.tag(0)
                 forge(client, bytes(packet[:-1]) + b"z")
                 # The first one that arrives is the one that was sent without the tag.
                 assert listener.recv(200).endswith(b"z")
+
+
+def has_dropped(node: Node, before: int) -> bool:
+    return dropped(node) > before
 
 
 def dropped(node: Node) -> int:
