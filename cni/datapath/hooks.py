@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..plan import Plan
-from . import lease_port_guard, source_guard, sync_device, tunnel_port_guard
+from . import lease_port_guard, overlay_guard, source_guard, sync_device, tunnel_port_guard
 from .nft_blocks import TUNNELS, UNTAGGED, Marks, chain, not_to, own_ports
 
 
@@ -43,7 +43,11 @@ def _arrival(plan: Plan, marks: Marks) -> Iterator[str]:
 def _input_guard(plan: Plan) -> Iterator[str]:
     """Yield the rules for what is delivered to this node itself, behind destination NAT."""
     others = not_to(sorted((*own_ports(plan), *sync_device.ports(plan))))
-    yield f"{others} iifname != {TUNNELS} accept"
+    accepted = f"{others} iifname != {TUNNELS} accept"
+    # No overlay sends TCP to a node.
+    yield f"meta l4proto tcp {accepted}"
+    yield overlay_guard.RECEIVE_RULE
+    yield accepted
     yield from tunnel_port_guard.input_rules(plan)
     yield from lease_port_guard.input_rules(plan)
 

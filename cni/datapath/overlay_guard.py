@@ -66,7 +66,8 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
 
 def _encapsulated(plan: Plan, target: str) -> Iterator[str]:
     """Yield the rules that lead to ``target`` what an overlay device of a node may take in."""
-    # The tunnels' own port has its own guard.
+    # The tunnels' own port has its own guard. Its packets pass no other comparison here.
+    yield f"udp dport {plan.port} return"
     for port in sorted({*WELL_KNOWN_PORTS, *plan.overlay_ports} - {plan.port}):
         yield f"udp dport {port} goto {target}"
     for protocol in PROTOCOLS:

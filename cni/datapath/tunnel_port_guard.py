@@ -23,7 +23,7 @@ from functools import lru_cache
 
 from ..kernel import ids
 from ..plan import Plan, PlanNode
-from . import overlay_guard, path_proof, sync_device
+from . import path_proof, sync_device
 from .nft_blocks import (
     KEYWORDS,
     TUNNELS,
@@ -94,7 +94,6 @@ def input_rules(plan: Plan) -> Iterator[str]:
     yield from sync_device.input_rules(plan)
     # Also what came out of a tunnel: no tunnel is inside another one.
     yield f"udp dport {plan.port} goto tunnel_receive"
-    yield overlay_guard.RECEIVE_RULE
     yield f"iifname {TUNNELS} goto tunnel_deliver"
 
 

@@ -25,7 +25,7 @@ def text_of(wanted: Plan) -> str:
 
 def ports(wanted: Plan, chain: str) -> list[int]:
     body = text_of(wanted).partition(f"chain {chain} {{")[2].partition("}")[0]
-    return [int(port) for port in re.findall(r"udp dport (\d+)", body)]
+    return [int(port) for port in re.findall(r"udp dport (\d+) goto", body)]
 
 
 @pytest.mark.parametrize("chain", ["into_overlay", "overlay_input"])
