@@ -209,7 +209,7 @@ run_tests() {
   mkdir -p build
   chrt --idle 0 "$VENV/bin/python" -m pytest -n auto --dist worksteal --durations 10 tests/unit >build/unit.log 2>&1 &
   unit=$!
-  chrt --idle 0 "$VENV/bin/python" -m tests.fuzz --seconds "${FUZZ_SECONDS:-20}" >build/fuzz.log 2>&1 &
+  chrt --idle 0 "$VENV/bin/python" -m tests.fuzz --seconds "${FUZZ_SECONDS:-60}" >build/fuzz.log 2>&1 &
   fuzz=$!
   # What runs in the background receives no Ctrl-C.
   # shellcheck disable=SC2064
