@@ -28,7 +28,7 @@ from ..lease.node import LeaseNode
 from ..lease.node_state import Remember
 from ..lease.status import report, unconfigured
 from ..lease.tunnels import PointTunnel, QueueTunnel
-from ..lease.virtual_ips.serving import AddAddress
+from ..lease.virtual_ips.serving import AddAddress, RemoveAddress
 from ..lease.voting.protocol import NEVER
 from .daemon_lock import DaemonLock
 from .ipc_server import AgentConnections
@@ -269,7 +269,7 @@ class LeaseDaemon:
             node.strays.arrived(datagram, source, port, boottime())
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
-        added: list[AddAddress] = []
+        moved: list[AddAddress | RemoveAddress] = []
         for effect in effects:
             if isinstance(effect, Send):
                 self._datagrams.send(effect.data, effect.address)
@@ -278,14 +278,14 @@ class LeaseDaemon:
             elif isinstance(effect, PointTunnel | QueueTunnel):
                 if not self._tunnels.carry_out(effect) and self._node is not None:
                     self._node.tunnel_refused(effect.device)
-            elif isinstance(effect, AddAddress):
-                added.append(effect)
+            elif isinstance(effect, AddAddress | RemoveAddress):
+                moved.append(effect)
             else:
                 # If a fence cannot be closed, the process ends before it sends anything: the fence closes by its
                 # time-out.
                 self._virtual_addresses().carry_out(effect)
-        if added:
-            self._virtual_addresses().add_all(added)
+        if moved:
+            self._virtual_addresses().move_all(moved)
 
     def _virtual_addresses(self) -> VirtualAddresses:
         if self._virtual is None:

@@ -39,6 +39,14 @@ class Inside:
 
         self._machine.inside(add)
 
+    def remove_together(self, targets: Iterable[tuple[str, str]]) -> None:
+        def remove() -> None:
+            with self._addresses.listed_once():
+                for address, interface in targets:
+                    self._addresses.remove(address, interface)
+
+        self._machine.inside(remove)
+
     def remove(self, address: str, interface: str) -> None:
         self._machine.inside(lambda: self._addresses.remove(address, interface))
 

@@ -146,7 +146,7 @@ class Addresses:
             return
         if ":" in address:
             self._request(doing, RTM_DELROUTE, 0, _route(address, index), errno.ESRCH)
-        for found in observe(self._socket, [address]):
+        for found in (self._listed or self._list()).at(address):
             if found.ours and found.index == index:
                 body = _body(address, index, found.length)
                 self._request(doing, RTM_DELADDR, 0, body, errno.EADDRNOTAVAIL, errno.ENODEV)

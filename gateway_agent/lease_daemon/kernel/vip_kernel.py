@@ -95,15 +95,15 @@ class VirtualAddresses:
             else:
                 self._failing.pop(key, None)
 
-    def add_all(self, effects: Sequence[serving.AddAddress]) -> None:
-        """Carry out effects of one kind together: with many addresses a list of them for each takes too long."""
+    def move_all(self, effects: Sequence[serving.AddAddress | serving.RemoveAddress]) -> None:
+        """Add and remove addresses together, in this order: with many of them a list for each takes too long."""
         try:
             with self._addresses.listed_once():
                 for effect in effects:
                     self.carry_out(effect)
         except KernelError as error:
             for effect in effects:
-                self._fail((ACTION_NAMES[serving.AddAddress], effect.address), str(error))
+                self._fail((ACTION_NAMES[type(effect)], effect.address), str(error))
 
     def _fail(self, key: tuple[str, str], problem: str) -> None:
         self._failing[key] = problem
