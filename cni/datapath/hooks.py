@@ -44,6 +44,7 @@ def _input_guard(plan: Plan) -> Iterator[str]:
     """Yield the rules for what is delivered to this node itself, behind destination NAT."""
     others = not_to(sorted((*own_ports(plan), *sync_device.ports(plan))))
     accepted = f"{others} iifname != {TUNNELS} accept"
+    yield f"{overlay_guard.no_overlay(plan)} {accepted}"
     # No overlay sends TCP to a node.
     yield f"meta l4proto tcp {accepted}"
     yield overlay_guard.RECEIVE_RULE

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from ..plan import Plan
-from .nft_blocks import KEYWORDS, Marks, chain, interface, mapping
+from .nft_blocks import KEYWORDS, Marks, chain, interface, mapping, not_to
 from .steering import gaps
 
 WELL_KNOWN_PORTS = (4789, 6081, 8472)
@@ -62,6 +62,12 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     yield chain("overlay_target", _target(plan))
     yield chain("overlay_received", _received(plan, marks))
     yield chain("overlay_input", _encapsulated(plan, "overlay_received"))
+
+
+def no_overlay(plan: Plan) -> str:
+    """Return the expression for a packet that no overlay device takes in, by one rule and without a set."""
+    protocols = " ".join(f"meta l4proto != {protocol}" for protocol in PROTOCOLS)
+    return f"{protocols} {not_to(sorted({*WELL_KNOWN_PORTS, *plan.overlay_ports} - {plan.port}))}"
 
 
 def _encapsulated(plan: Plan, target: str) -> Iterator[str]:
