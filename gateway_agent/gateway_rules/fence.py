@@ -24,6 +24,8 @@ from cni.datapath.tunnel_port_guard import BY_PROCESS, ETHERTYPES
 from cni.kernel import ids
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+ICMPV6 = 58
+"""ICMP for IPv6 (IANA, protocol numbers). nft reads its name from ``/etc/protocols``, which a container may lack."""
 
 
 def fence_nft(
@@ -75,7 +77,7 @@ def _free(addresses: set[Address], port: int) -> Iterator[str]:
         networks = [ipaddress.ip_network(address) for address in addresses if address.version == version]
         source = "".join(f"{keyword} saddr {each} " for each in widest(networks))
         # An advertisement may name another address than its source.
-        other = "meta l4proto != ipv6-icmp " if version == 6 else ""
+        other = f"meta l4proto != {ICMPV6} " if version == 6 else ""
         ethertype = f"meta protocol {keyword} @ll,96,16 {ETHERTYPES[version]}"
         yield f"{ethertype} {source}{other}{to}accept"
 
