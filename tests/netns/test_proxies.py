@@ -7,6 +7,7 @@ import pytest
 from cni.kernel.nftables import nft
 from gateway_agent.gateway_rules.fence import fence_nft
 from tests.lab.namespace import Namespace
+from tests.lab.waiting import until
 
 from .link import wire
 
@@ -30,6 +31,6 @@ def test_a_standby_does_not_answer_for_an_address_that_it_leads_elsewhere(addres
         line.near.sysctl(PROXY)
         line.near.ip(f"route add {address} dev eth2", f"neighbour add proxy {ADDRESS6} dev eth1")
         line.far.ip(f"route add {address} dev eth1")
-        assert answered(line.far, address), "without the fence it does"
+        until(lambda: answered(line.far, address), "without the fence it answers")
         line.near.inside(lambda: nft.apply(fence_nft([address], ["eth1", "eth2"])))
         assert not answered(line.far, address)
