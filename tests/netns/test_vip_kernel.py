@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import selectors
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,6 +16,8 @@ from gateway_agent.lease_daemon.kernel.vip_kernel import VirtualAddresses
 from tests.lab.namespace import Namespace
 
 ONE, TWO = "172.16.0.50", "172.16.0.51"
+SIX, SIX_GROUP = "2001:db8::50", "ff02::1:ff00:50"
+"""An address, and its solicited-node multicast group, which a node is in if it answers for the address."""
 LIFETIME_NS = 60_000_000_000
 
 
@@ -29,11 +32,19 @@ class Node:
             "link add eth1 type veth peer name far1", "address add 172.16.0.1/24 dev eth1",
             "link set eth1 up", "link set far1 up",
         )  # fmt: skip
-        self._selector = selectors.SelectSelector()
-        self.virtual = self.namespace.inside(
-            lambda: VirtualAddresses(self._selector, lambda address, mac, interface: None)
-        )
         self._number = 0
+        self.start_again()
+
+    def start_again(self) -> None:
+        self.virtual = self.namespace.inside(
+            lambda: VirtualAddresses(selectors.SelectSelector(), lambda address, mac, interface: None)
+        )
+
+    def retry(self) -> None:
+        self.namespace.inside(lambda: self.virtual.retry_failed({}))
+
+    def move(self, *effects: serving.AddAddress | serving.RemoveAddress) -> None:
+        self.namespace.inside(lambda: self.virtual.move_all(effects))
 
     def fence(self) -> None:
         self.namespace.inside(lambda: nft.ensure(fence_nft([ONE, TWO], ["eth1"])))
@@ -112,3 +123,29 @@ def test_what_failed_for_an_address_that_moved_on_is_no_problem_any_more(node: N
     assert len(node.problems()) == 2
     node.namespace.inside(lambda: node.virtual.retry_failed({}))
     assert node.problems() == ()
+
+
+def test_an_address_is_not_answered_for_if_the_addresses_cannot_be_listed(node: Node) -> None:
+    """Another node has the lease by then."""
+    node.move(serving.AddAddress(SIX, "eth1"))
+    assert SIX_GROUP in node.namespace.run("ip", "-6", "maddress", "show", "dev", "eth1")
+    node.virtual._addresses._socket.close()
+    node.move(serving.RemoveAddress(SIX, "eth1"))
+    assert SIX_GROUP not in node.namespace.run("ip", "-6", "maddress", "show", "dev", "eth1")
+    assert [address for address, _ in node.counted()] == [SIX]
+
+
+@pytest.mark.parametrize("remove", [Node.start_again, Node.retry], ids=["at the start", "by a retry"])
+def test_many_addresses_that_are_not_ours_any_more_cost_each_what_few_do(
+    node: Node, remove: Callable[[Node], None]
+) -> None:
+    def processor_time(count: int) -> float:
+        node.move(*(serving.AddAddress(f"172.17.{n // 250}.{n % 250 + 1}", "eth1") for n in range(count)))
+        before = time.process_time()
+        remove(node)
+        taken = time.process_time() - before
+        assert "172.17." not in node.namespace.run("ip", "address", "show", "dev", "eth1")
+        return taken
+
+    few = min(processor_time(50) for _ in range(3))
+    assert processor_time(500) < 40 * few

@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from cni.kernel.errors import KernelError
 
@@ -43,8 +44,10 @@ class VirtualAddresses:
         self._announcer = Announcer()
         self._announcer.listen(selector, claimed)
         self._fence.close_all()
-        for address, interface in self._addresses.ours():
-            self._addresses.remove(address, interface)
+        if left := self._addresses.ours():
+            with self._addresses.listed_once():
+                for address, interface in left:
+                    self._addresses.remove(address, interface)
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -103,6 +106,10 @@ class VirtualAddresses:
                     self.carry_out(effect)
         except KernelError as error:
             for effect in effects:
+                if isinstance(effect, serving.RemoveAddress):
+                    # Another node has the address soon: this one must not answer for it, whatever is still configured.
+                    with suppress(OSError):
+                        self._announcer.silence(effect.address, effect.interface)
                 self._fail((ACTION_NAMES[type(effect)], effect.address), str(error))
 
     def _fail(self, key: tuple[str, str], problem: str) -> None:
@@ -142,14 +149,18 @@ class VirtualAddresses:
 
     def retry_failed(self, wanted: Mapping[str, str]) -> None:
         """Repair addresses that other programs have changed. ``wanted``: interfaces by address."""
-        there = self._addresses.ours()
-        for address, interface in there:
-            if wanted.get(address) != interface:
-                self.carry_out(serving.RemoveAddress(address, interface))
-        for address, interface in wanted.items():
-            if (address, interface) not in there:
-                self.carry_out(serving.AddAddress(address, interface))
-                self.carry_out(serving.Announce(address, interface))
+        there = dict.fromkeys(self._addresses.ours())
+        missing = [each for each in wanted.items() if each not in there]
+        moved: list[serving.AddAddress | serving.RemoveAddress] = [
+            serving.RemoveAddress(address, interface)
+            for address, interface in there
+            if wanted.get(address) != interface
+        ]
+        moved += [serving.AddAddress(address, interface) for address, interface in missing]
+        if moved:
+            self.move_all(moved)
+        for address, interface in missing:
+            self.carry_out(serving.Announce(address, interface))
         for interface in {*wanted.values()}:
             for address in self._addresses.misplaced(interface):
                 self.carry_out(serving.AddAddress(address, interface))
