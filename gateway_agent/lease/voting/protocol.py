@@ -137,7 +137,8 @@ class Request(msgspec.Struct):
 
     def moments_of(self, identity: str) -> dict[str, int]:
         """Return the moment at which each voter that answered would grant an egress IP."""
-        return {**self.granted_all, **self.moments.get(identity, {})}
+        # A voter that refused first has deferred all claims, and granted them later.
+        return {**self.moments.get(identity, {}), **self.granted_all}
 
 
 class LeaseState(msgspec.Struct):
