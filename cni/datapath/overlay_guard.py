@@ -20,7 +20,7 @@ from functools import lru_cache
 
 from ..plan import Plan
 from .nft_blocks import KEYWORDS, Marks, chain, interface, mapping, not_to
-from .steering import gaps
+from .steering import INTO_OVERLAY_RULE, gaps
 
 WELL_KNOWN_PORTS = (4789, 6081, 8472)
 """UDP ports of VXLAN and Geneve (IANA), and Linux's own of VXLAN, which flannel and Cilium use. Those of devices on
@@ -39,8 +39,8 @@ OVERLAY_KINDS = (
     "ip6gretap",
 )
 """Kinds of interfaces that lead to other nodes. They take packets from everybody, pods of this node among them."""
-SEND_RULE = "meta l4proto != tcp jump into_overlay"
-"""Rule for a packet of a selected pod that is not steered."""
+SEND_RULE = INTO_OVERLAY_RULE
+"""Rule for a packet of a selected pod."""
 RECEIVE_RULE = "meta l4proto != tcp jump overlay_input"
 """Rule for a packet that is delivered to this node itself."""
 

@@ -63,7 +63,7 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     # Packets by these interfaces cannot come from a pod.
     others = [f"iifname {name} return" for uplink in plan.uplinks if (name := interface(uplink))]
     yield chain("marked_source", [f'meta iifkind "{kind}" goto own_source' for kind in BRIDGE_KINDS])
-    yield chain("own_source", _own_source())
+    yield chain("own_source", _own_source(plan))
     # A connection that begins comes here from the end of the chain ``unsteered``.
     unrouted = 'iifname != "lo" fib saddr . iif oif missing goto unverified'
     yield chain("new_connection", [*others, f"iifname {TUNNELS} return", unrouted])
@@ -73,10 +73,10 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     yield from _reserved_chains(plan, others)
 
 
-def _own_source() -> Iterator[str]:
+def _own_source(plan: Plan) -> Iterator[str]:
     """Yield the rules for a tagged pod's packet: its source must route back by the interface of the packet."""
-    # Most packets: IPv4 without options.
-    yield f"ip hdrlength 5 {ROUTES_BACK} accept"
+    # Most packets: IPv4 without options, for no overlay.
+    yield f"ip hdrlength 5 {overlay_guard.no_overlay(plan)} {ROUTES_BACK} accept"
     # The kernel replaces the destination by the next one of a source route only after prerouting.
     for named in ("ip option lsrr", "ip option ssrr", "exthdr rt"):
         yield f"{named} exists counter drop"

@@ -36,6 +36,9 @@ BRIDGE_KINDS = ("bridge", "vlan")
 NEW_CONNECTION_RULE = "ct state new goto new_connection"
 """The first packet of a connection is checked by :mod:`cni.datapath.source_guard`; none of our chains follows."""
 
+INTO_OVERLAY_RULE = "meta l4proto != tcp jump into_overlay"
+"""A selected pod's packet behind destination NAT is checked by :mod:`cni.datapath.overlay_guard`."""
+
 
 def unverified_reply_rule(marks: Marks) -> str:
     """Return the rule for answers in connections whose source did not route back to the interface of their begin.
@@ -211,6 +214,7 @@ def _steer_slot(plan: Plan, egress: PlanEgressIP, marks: Marks, counted: bool) -
     # A connection keeps the source address of its first packet: it cannot move to another path.
     yield f"{CONFIRMED} ct mark and {marks.mask} != {slot} goto off_path"
     yield "ct state invalid,untracked goto off_path"
+    yield INTO_OVERLAY_RULE
     if counted:
         yield "jump no_master"
     yield marks.put("ct", slot)

@@ -84,9 +84,10 @@ def _delivered(marks: Marks) -> Iterator[str]:
     # packets to them into the tunnel. The gateway's table has marked the packet; it drops packets to virtual addresses.
     taken_in = f"ct mark and {marks.tunneled} != 0 ct mark and {marks.numbers} != 0"
     out = f'iifname != "{ids.RETURN_DEVICE}" ct direction original'
-    accepted = f"{out} {taken_in} fib daddr type local accept"
+    # Not the end: behind destination NAT it may be for the cluster port, which has its own guard.
+    passed = f"{out} {taken_in} fib daddr type local return"
     # An answer that matches no connection must not make this node send a reset by its own address.
-    yield chain("tunnel_deliver", [accepted, "counter drop"])
+    yield chain("tunnel_deliver", [passed, "counter drop"])
 
 
 def input_rules(plan: Plan) -> Iterator[str]:
@@ -94,7 +95,7 @@ def input_rules(plan: Plan) -> Iterator[str]:
     yield from sync_device.input_rules(plan)
     # Also what came out of a tunnel: no tunnel is inside another one.
     yield f"udp dport {plan.port} goto tunnel_receive"
-    yield f"iifname {TUNNELS} goto tunnel_deliver"
+    yield f"iifname {TUNNELS} jump tunnel_deliver"
 
 
 def _receive(plan: Plan) -> Iterator[str]:

@@ -17,7 +17,7 @@ from tests.lab.local_user import as_local_user
 from tests.lab.packets import frame, mac_of, send, udp
 from tests.lab.waiting import until
 
-from .datapath_lab import KEEPER_PORT, v6
+from .datapath_lab import KEEPER_PORT, SERVICE, SERVICE6, Node, v6
 from .datapath_traffic import family_of
 from .dual_stack_lab import Tunnel
 
@@ -106,6 +106,28 @@ def test_a_pod_does_not_reach_the_port_by_destination_nat(tunnel: Tunnel, keeper
             assert f"dst={service}" not in entries, "it was dropped"
         finally:
             lab.nodes[node].nft(f"delete table {table} service")
+
+
+def test_a_pod_does_not_reach_the_port_through_its_gateway(tunnel: Tunnel, keeper: socket.socket) -> None:
+    """By destination NAT on the master, behind the tunnel."""
+    g1, six = tunnel.lab.nodes["g1"], tunnel.underlay == 6
+    table, form = ("ip6", "[%s]:%d") if six else ("ip", "%s:%d")
+    pod, service = tunnel.lab.pods["bridged"], SERVICE6 if six else SERVICE
+    g1.nft(NAT % (table, form % (tunnel.address("g1"), KEEPER_PORT)))
+    before = _from_elsewhere(g1)
+    try:
+        send(pod.machine, udp(v6(pod.address) if six else pod.address, service, 9, b"attack"))
+        until(lambda: _from_elsewhere(g1) > before, "it is dropped")
+        beat(tunnel)
+        assert keeper.recvfrom(100)[0] == b"heartbeat"
+    finally:
+        g1.nft(f"delete table {table} service")
+
+
+def _from_elsewhere(node: Node) -> int:
+    """Return how many packets a node has dropped because they came by no interface that leads to nodes."""
+    rules = node.machine.run("nft", "list", "chain", "inet", ids.NFT_NODE_INET, "lease_source")
+    return int(rules.partition("oif missing counter packets ")[2].split()[0])
 
 
 def test_a_flood_with_a_nodes_address_displaces_none_of_its_heartbeats(

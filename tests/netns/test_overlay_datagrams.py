@@ -10,17 +10,29 @@ import functools
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from cni.datapath.overlay_guard import PROTOCOLS
 from cni.kernel import ids
+from cni.plan import Destination, PolicySet
 from tests.lab.namespace import Namespace
 from tests.lab.packets import frame, ip, mac_of, udp, with_options
 from tests.lab.waiting import until
 
-from .datapath_lab import SERVICE, Lab, Node, Pod, plan, v6
+from .datapath_lab import (
+    DESTINATIONS,
+    FIRST,
+    SERVICE,
+    SOURCES,
+    TAG,
+    Lab,
+    Node,
+    Pod,
+    plan,
+    v6,
+)
 from .datapath_traffic import PORT
 from .test_forged_sources import G1, SELECTED, forge, sources_outside
 from .test_other_protocols import fragments
@@ -211,6 +223,33 @@ def test_the_gateway_does_not_lead_into_an_overlay_of_the_master(lab: Lab, pod: 
         assert sources_outside(lab, lambda: forge(client, packet)) == {INNER}
     finally:
         master.machine.ip(f"address del {unnamed}/32 dev lo")
+
+
+@pytest.mark.usefixtures("overlays")
+@pytest.mark.parametrize("pod", ["bridged", "routed", "onmaster"])
+def test_the_gateway_does_not_lead_into_an_overlay_of_another_egress_node(lab: Lab, pod: str) -> None:
+    """The other one's egress address is in no Node object, so a policy may lead to it; so may a Service."""
+    client, other, service = lab.pods[pod], lab.nodes["g2"], "10.96.0.1"
+    address = SOURCES["g2"]
+    wanted = plan(client.node.name, overlay_ports=(ODD_PORT,), overlay_addresses=(client.node.address,))
+    led = PolicySet(TAG, ("a", "b"), (FIRST,), (*DESTINATIONS, Destination(f"{address}/32", FIRST)))
+    client.node.ensure(replace(wanted, policy_sets=(led, *wanted.policy_sets[1:])))
+    client.node.nft(
+        "table ip overlay_service { chain pre { type nat hook prerouting priority dstnat;"
+        f" ip daddr {service} udp dport 53 dnat to {address}:{ODD_PORT}; }}; }}"
+    )
+    packet = datagram(client.address, other, ODD, address)
+    tried = [
+        Attack("itself", [packet]),
+        Attack("a Service", [udp(client.address, service, 53, packet[28:])]),
+    ]
+    try:
+        assert arrived(lab, client, tried) == {}
+        # The packets are well made, and the gateway leads there.
+        client.node.nft("flush chain inet egress_gateway into_overlay")
+        assert arrived(lab, client, tried) == {each.name: {INNER} for each in tried}
+    finally:
+        client.node.nft("delete table ip overlay_service")
 
 
 @pytest.mark.usefixtures("overlays")

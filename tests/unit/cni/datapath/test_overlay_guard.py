@@ -58,9 +58,20 @@ def test_both_ends_are_asked() -> None:
     for chain, rule in (
         ("own_source", overlay_guard.SEND_RULE),
         ("unsteered_pod", overlay_guard.SEND_RULE),
+        ("steer_1", overlay_guard.SEND_RULE),
         ("input_guard", overlay_guard.RECEIVE_RULE),
     ):
         assert rule in text.partition(f"chain {chain} {{")[2].partition("}")[0]
+
+
+def test_no_packet_that_may_be_of_an_overlay_goes_on_before_the_guard_has_seen_it() -> None:
+    wanted = plan("w1", overlay_ports=(7777,))
+    text = objects.node_nft(wanted)
+    for chain, rule in (("own_source", overlay_guard.SEND_RULE), ("input_guard", overlay_guard.RECEIVE_RULE)):
+        before = text.partition(f"chain {chain} {{")[2].partition(rule)[0].splitlines()
+        accepted = [each for each in before if each.endswith(" accept")]
+        assert all(overlay_guard.no_overlay(wanted) in each or "meta l4proto tcp" in each for each in accepted)
+        assert accepted
 
 
 def test_the_plan_of_an_older_agent_refuses_no_address_of_this_node() -> None:
