@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -20,6 +22,9 @@ from ...lab.waiting import until
 from .test_egressctl import STATUS, Agent
 
 COMMAND = (sys.executable, "-m", "gateway_agent.ctl")
+Output = TypeVar("Output", str, bytes)
+INTERRUPTED = ("env", "--default-signal=INT")
+"""A process that a shell starts in the background ignores Ctrl-C, and so do those that it starts."""
 ASK = """
 source /dev/stdin
 COMP_WORDS=(egressctl "$@"); COMP_CWORD=$#
@@ -70,9 +75,21 @@ def test_each_command_and_long_option_is_in_each_script(shell: str) -> None:
                 assert shown in script or shell == "fish", f"{name} {option}"
 
 
+@contextmanager
+def ended(process: subprocess.Popen[Output]) -> Iterator[subprocess.Popen[Output]]:
+    """Kill a process at the end if it runs on: a test that fails must not wait for it."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_off_a_terminal_each_status_is_shown_once(agent: Agent) -> None:
-    command = (*COMMAND, "--config", str(agent.config), "-o", "json", "watch", "--interval", "0.1")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = (
+        *INTERRUPTED, *COMMAND, "--config", str(agent.config), "-o", "json", "watch", "--interval", "0.1",
+    )  # fmt: skip
+    with ended(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
         assert process.stdout is not None
         asked(agent, 3)
         agent.answers["status"] = {**STATUS, "problems": []}
@@ -96,8 +113,8 @@ def test_on_a_terminal_the_screen_is_cleared_and_an_agent_that_is_away_is_said(t
     config = tmp_path / "agent.yaml"
     config.write_text(f"runDir: {tmp_path}\nstore: {{kind: files}}\n")
     main, side = pty.openpty()
-    command = (*COMMAND, "--config", str(config), "watch", "--interval", "0.1")
-    with subprocess.Popen(command, stdout=side, stderr=side) as process:
+    command = (*INTERRUPTED, *COMMAND, "--config", str(config), "watch", "--interval", "0.1")
+    with ended(subprocess.Popen(command, stdout=side, stderr=side)) as process:
         os.close(side)
         shown = b""
         while shown.count(b"no agent answers") < 2:
