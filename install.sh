@@ -202,12 +202,14 @@ build_wheels() {
 
 run_tests() {
   local failed=0 unit fuzz directory
+  local limit=600 # seconds: a test that hangs fails, and the others go on
   if [[ $# -gt 0 ]]; then
     exec "$VENV/bin/python" -m pytest "$@"
   fi
   # What needs no kernel takes the processor time that the labs leave. Labs that compare times have the machine alone.
   mkdir -p build
-  chrt --idle 0 "$VENV/bin/python" -m pytest -n auto --dist worksteal --durations 10 tests/unit >build/unit.log 2>&1 &
+  chrt --idle 0 "$VENV/bin/python" -m pytest tests/unit -n auto --dist worksteal --durations 10 --timeout "$limit" \
+    >build/unit.log 2>&1 &
   unit=$!
   chrt --idle 0 "$VENV/bin/python" -m tests.fuzz --seconds "${FUZZ_SECONDS:-60}" >build/fuzz.log 2>&1 &
   fuzz=$!
@@ -216,15 +218,15 @@ run_tests() {
   trap "kill $unit $fuzz 2>/dev/null || true" EXIT
   # Short, since workers have directories of their own below it: the path of a socket has 107 characters.
   directory=$(mktemp --directory)
-  "$VENV/bin/python" -m pytest tests/netns tests/e2e -m 'not timed' --durations 25 --basetemp "$directory" \
-    --dist loadfile --tx "2*popen//python=$PWD/tests/isolated_python" || failed=1
+  "$VENV/bin/python" -m pytest tests/netns tests/e2e -m 'not timed' --durations 25 --timeout "$limit" \
+    --basetemp "$directory" --dist loadfile --tx "2*popen//python=$PWD/tests/isolated_python" || failed=1
   rm -rf "$directory"
-  "$VENV/bin/python" -m pytest tests/netns tests/e2e -m 'timed and not measured' --durations 25 || failed=1
+  "$VENV/bin/python" -m pytest tests/netns tests/e2e -m 'timed and not measured' --durations 25 --timeout "$limit" || failed=1
   wait "$unit" || failed=1
   wait "$fuzz" || failed=1
   trap - EXIT
   cat build/unit.log build/fuzz.log
-  "$VENV/bin/python" -m pytest tests/netns tests/e2e -m measured --durations 25 || failed=1
+  "$VENV/bin/python" -m pytest tests/netns tests/e2e -m measured --durations 25 --timeout "$limit" || failed=1
   return "$failed"
 }
 

@@ -90,7 +90,7 @@ class Addresses:
 
     @contextmanager
     def listed_once(self) -> Iterator[None]:
-        """List the addresses once for all that are added or removed meanwhile: each list has all addresses of the machine."""
+        """List the addresses once for all changes meanwhile: each list has all addresses of the machine."""
         self._listed = self._list()
         try:
             yield

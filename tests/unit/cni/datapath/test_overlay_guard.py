@@ -70,7 +70,9 @@ def test_no_packet_that_may_be_of_an_overlay_goes_on_before_the_guard_has_seen_i
     for chain, rule in (("own_source", overlay_guard.SEND_RULE), ("input_guard", overlay_guard.RECEIVE_RULE)):
         before = text.partition(f"chain {chain} {{")[2].partition(rule)[0].splitlines()
         accepted = [each for each in before if each.endswith(" accept")]
-        assert all(overlay_guard.no_overlay(wanted) in each or "meta l4proto tcp" in each for each in accepted)
+        assert all(
+            overlay_guard.no_overlay(wanted) in each or "meta l4proto tcp" in each for each in accepted
+        )
         assert accepted
 
 
