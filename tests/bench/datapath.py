@@ -28,7 +28,7 @@ COMMAND = ".venv/bin/python -m tests.bench.datapath"
 GOAL_RATIO = 0.97
 FLOWS = (1, 1000)
 RUN_S = 0.4
-"""Of one measurement of throughput."""
+"""Seconds of one measurement of throughput."""
 ROUND_TRIPS = 100
 TCP_PORT = 19999
 PORTS = 20000
@@ -51,7 +51,7 @@ UNSELECTED = Contender("not selected", OTHER, lambda lab: handmade_path.ours(lab
 WITHOUT = Contender("without rules", OTHER, handmade_path.none)
 CONTENDERS = (OURS, HANDMADE, UNSELECTED, WITHOUT)
 Turn = dict[str, float]
-"""What one contender reached in one turn, by measure: more is better."""
+"""Results of one contender in one turn, by measure: more is better."""
 
 
 @contextlib.contextmanager

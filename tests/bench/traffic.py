@@ -20,7 +20,7 @@ from ..lab.namespace import Namespace
 from ..netns.datapath_lab import SERVICE
 
 PAYLOAD = bytes(16)
-"""Of a small datagram."""
+"""Content of a small datagram."""
 CHUNK = bytes(1 << 17)
 SAMPLE_PACKETS = 300
 SAMPLES = 10

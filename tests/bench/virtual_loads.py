@@ -184,7 +184,7 @@ def _addresses(runs: int, count: int) -> list[dict[str, Any]]:
 
 
 def verdict(one: Sequence[dict[str, Any]], many: Sequence[dict[str, Any]]) -> tuple[str, bool]:
-    """Whether many addresses need at most :data:`MAX_RATIO` times as long as one, by the medians of their last."""
+    """Return the comparison as text, and True if many addresses need at most :data:`MAX_RATIO` times as long as one."""
     base, last = (statistics.median(run["last"] for run in runs) for runs in (one, many))
     met = last <= MAX_RATIO * base
     message = (

@@ -31,7 +31,7 @@ TOOLS = (
     "sh",
     "nft",
 )
-"""What the node has. Every other program, Python above all, is not in its path."""
+"""Programs of the node. Every other program, Python above all, is not in its path."""
 SCRIPT = """
 older=$1 tools=$2; shift 2
 mount -t tmpfs tmpfs /opt

@@ -1,4 +1,4 @@
-"""What a small packet costs beside the path by hand, in turns: fails on a growth that is not there today.
+"""The cost of a small packet beside the path by hand, in turns: fails on a growth that is not there today.
 
 Long form: :mod:`tests.bench.datapath`.
 """

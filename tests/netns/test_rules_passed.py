@@ -1,4 +1,4 @@
-"""How many rules of ours one packet of each kind passes, as the kernel walks them."""
+"""The number of our rules that one packet of each kind passes, by the kernel's trace."""
 
 from __future__ import annotations
 

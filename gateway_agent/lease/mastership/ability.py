@@ -1,4 +1,4 @@
-"""What this node can serve, as its heartbeats say: worked out with each configuration, not with each heartbeat."""
+"""The egress IPs that this node can serve, as its heartbeats list them: computed once for each configuration."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class VirtualIPs:
         self._opened_at = -1
         """The value of ``renewals`` for which the fence is open; -1: not known."""
         self._next_wake: int | None = NEVER
-        """When the next announcement or probe is due; None: not known."""
+        """Moment of the next announcement or probe; None: not known."""
         self._tickets: list[Ticket] = []
         self._closing: list[str] = []
         """Addresses that this node no longer serves, and whose fence is not closed yet."""
