@@ -39,8 +39,6 @@ OVERLAY_KINDS = (
     "ip6gretap",
 )
 """Kinds of interfaces that lead to other nodes. They take packets from everybody, pods of this node among them."""
-SEND_RULE = INTO_OVERLAY_RULE
-"""Rule for a packet of a selected pod."""
 RECEIVE_RULE = "meta l4proto != tcp jump overlay_input"
 """Rule for a packet that is delivered to this node itself."""
 
@@ -57,7 +55,7 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
             destination.append(f"{KEYWORDS[version]} daddr vmap @{name}")
             destination.append(f"meta nfproto ipv{version} counter drop")
     yield chain("overlay_destination", destination)
-    yield chain("unsteered_pod", [SEND_RULE, "goto unsteered"])
+    yield chain("unsteered_pod", [INTO_OVERLAY_RULE, "goto unsteered"])
     yield chain("into_overlay", _encapsulated(plan, "overlay_destination"))
     yield chain("overlay_target", _target(plan))
     yield chain("overlay_received", _received(plan, marks))

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from ..plan import Plan
 from . import overlay_guard
 from .nft_blocks import KEYWORDS, TAGGED, TUNNELS, Marks, chain, interface, mapping
-from .steering import BRIDGE_KINDS, Network, gaps, widest
+from .steering import BRIDGE_KINDS, INTO_OVERLAY_RULE, Network, gaps, widest
 
 ROUTES_BACK = "fib saddr . iif oif exists"
 AUTHENTIC_KIND = "wireguard"
@@ -80,7 +80,7 @@ def _own_source(plan: Plan) -> Iterator[str]:
     # The kernel replaces the destination by the next one of a source route only after prerouting.
     for named in ("ip option lsrr", "ip option ssrr", "exthdr rt"):
         yield f"{named} exists counter drop"
-    yield overlay_guard.SEND_RULE
+    yield INTO_OVERLAY_RULE
     yield f"{ROUTES_BACK} accept"
     # Sources that no route leads to; the kernel forwards none of them. They are of DHCP; of duplicate address detection
     # and multicast listener reports; of neighbour discovery.

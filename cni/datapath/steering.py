@@ -37,7 +37,8 @@ NEW_CONNECTION_RULE = "ct state new goto new_connection"
 """The first packet of a connection is checked by :mod:`cni.datapath.source_guard`; none of our chains follows."""
 
 INTO_OVERLAY_RULE = "meta l4proto != tcp jump into_overlay"
-"""A selected pod's packet behind destination NAT is checked by :mod:`cni.datapath.overlay_guard`."""
+"""A selected pod's packet is checked by :mod:`cni.datapath.overlay_guard`: before connection tracking, and behind
+destination NAT."""
 
 
 def unverified_reply_rule(marks: Marks) -> str:

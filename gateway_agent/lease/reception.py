@@ -40,7 +40,7 @@ class Reception:
         self._releases: dict[str, frozenset[Release]] = {}
         """The releases in the last heartbeat of each node."""
         self._handled: dict[str, _Handled] = {}
-        """By node."""
+        """The last message of each node that was handled in full."""
 
     def forget_old(self) -> None:
         """Drop the ids without a known epoch, and the nodes that are gone."""

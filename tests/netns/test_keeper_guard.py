@@ -109,7 +109,7 @@ def test_a_pod_does_not_reach_the_port_by_destination_nat(tunnel: Tunnel, keeper
 
 
 def test_a_pod_does_not_reach_the_port_through_its_gateway(tunnel: Tunnel, keeper: socket.socket) -> None:
-    """By destination NAT on the master, behind the tunnel."""
+    """Destination NAT on the master, behind the tunnel, leads to the port."""
     g1, six = tunnel.lab.nodes["g1"], tunnel.underlay == 6
     table, form = ("ip6", "[%s]:%d") if six else ("ip", "%s:%d")
     pod, service = tunnel.lab.pods["bridged"], SERVICE6 if six else SERVICE

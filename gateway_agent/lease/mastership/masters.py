@@ -61,7 +61,7 @@ class MasterTable:
         self.given_up = False
         """True if the last announcement omits an egress IP that the announcement before named."""
         self._repetitions: dict[str, _Repetition] = {}
-        """By node."""
+        """The repeated announcements of each node."""
         self._oldest = NEVER
         """No entry with a master was received before this moment."""
         self._leaving: set[str] = set()

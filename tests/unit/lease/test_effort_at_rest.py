@@ -14,7 +14,7 @@ from .simulation import Machine, Network
 
 CORE = "gateway_agent/lease/"
 SETTLED_NS = 20 * SECOND
-"""By then nothing has been taken over for so long that it may move for an even spread."""
+"""Time after which an egress IP may move for an even spread, because nothing has been taken over for long."""
 FEW, MANY = 3, 96
 MOST_CALLS = 400
 """Calls for each egress IP more, in a second of all nodes: some in each renewal, and in what each node looks through

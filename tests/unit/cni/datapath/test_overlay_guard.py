@@ -1,4 +1,4 @@
-"""What is taken for a packet of an overlay, and to which addresses no selected pod sends one."""
+"""Packets that count as those of an overlay, and the addresses to which no selected pod sends one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cni.datapath import objects, overlay_guard
 from cni.datapath.nft_blocks import Marks
+from cni.datapath.steering import INTO_OVERLAY_RULE
 from cni.plan import Plan, dumps, loads
 from tests.netns.datapath_lab import plan
 
@@ -56,9 +57,9 @@ def test_the_maps_cover_every_address_and_drop_exactly_the_reserved_ones(reserve
 def test_both_ends_are_asked() -> None:
     text = objects.node_nft(plan("w1"))
     for chain, rule in (
-        ("own_source", overlay_guard.SEND_RULE),
-        ("unsteered_pod", overlay_guard.SEND_RULE),
-        ("steer_1", overlay_guard.SEND_RULE),
+        ("own_source", INTO_OVERLAY_RULE),
+        ("unsteered_pod", INTO_OVERLAY_RULE),
+        ("steer_1", INTO_OVERLAY_RULE),
         ("input_guard", overlay_guard.RECEIVE_RULE),
     ):
         assert rule in text.partition(f"chain {chain} {{")[2].partition("}")[0]
@@ -67,7 +68,7 @@ def test_both_ends_are_asked() -> None:
 def test_no_packet_that_may_be_of_an_overlay_goes_on_before_the_guard_has_seen_it() -> None:
     wanted = plan("w1", overlay_ports=(7777,))
     text = objects.node_nft(wanted)
-    for chain, rule in (("own_source", overlay_guard.SEND_RULE), ("input_guard", overlay_guard.RECEIVE_RULE)):
+    for chain, rule in (("own_source", INTO_OVERLAY_RULE), ("input_guard", overlay_guard.RECEIVE_RULE)):
         before = text.partition(f"chain {chain} {{")[2].partition(rule)[0].splitlines()
         accepted = [each for each in before if each.endswith(" accept")]
         assert all(

@@ -1,4 +1,4 @@
-"""What is kept of the leases that run, and when it is worked out anew."""
+"""The kept list of leases that run, and the changes after which it is computed again."""
 
 from __future__ import annotations
 

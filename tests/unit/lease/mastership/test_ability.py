@@ -1,4 +1,4 @@
-"""What a node says that it can serve."""
+"""The egress IPs that a node announces as able to serve."""
 
 from __future__ import annotations
 
