@@ -21,8 +21,9 @@ from gateway_agent.show import group
 from gateway_agent.show.metrics.families import Observation
 
 from ..lab.browser import HOST, TAB, Browser, browser
+from ..lab.free_port import free_port
 from ..lab.waiting import until
-from ..unit.adapters.servers.test_metrics_http import free_port, listens
+from ..unit.adapters.servers.test_metrics_http import listens
 from ..unit.show.metrics.test_families import AT, FIRST, keeper, view
 
 AXE = resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
@@ -43,7 +44,7 @@ class Agent:
 
 @contextlib.contextmanager
 def serving(port: int = 0) -> Iterator[Agent]:
-    port = port or free_port()
+    port = port or free_port(HOST)
     agent, loop = Agent(port), asyncio.new_event_loop()
     server = MetricsServer((HOST, port), lambda: agent.seen, group=lambda: agent.group)
     task = loop.create_task(server.run())
@@ -97,7 +98,7 @@ def test_all_nodes_are_on_the_page(window: Browser, agent: Agent) -> None:
 
 
 def test_an_agent_that_is_gone_is_said_and_comes_back(window: Browser) -> None:
-    port = free_port()
+    port = free_port(HOST)
     with serving(port) as agent:
         window.visit(agent.address)
         assert text(window, "lost") == ""

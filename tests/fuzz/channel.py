@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import secrets
 import socket
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Mapping
@@ -40,6 +39,7 @@ from gateway_agent.manifest_sets.messages import (
     Try,
 )
 from gateway_agent.manifest_sets.session import LENGTH, Client, Hello, Refused, Server
+from tests.lab.free_port import free_port
 from tests.unit.agent.inputs.test_manifest_sets import Disk
 
 from .frames import some
@@ -56,7 +56,6 @@ ANSWERS = (Have(9, bytes(32)), Content(sets.packed(SET)), Result("applied"), Fou
 logging.getLogger("gateway_agent").addHandler(logging.NullHandler())
 ATTACKS = 12
 """Connections in one scenario."""
-PORTS = range(16_384, 32_768)
 DEADLINE_S = 20.0
 """Seconds after which a scenario hangs: more than the agent's own time-outs on a busy machine."""
 
@@ -136,7 +135,7 @@ async def _scenario(rng: random.Random) -> None:
 
 @contextlib.asynccontextmanager
 async def _serving() -> AsyncIterator[Victim]:
-    victim = Victim(_free_port())
+    victim = Victim(free_port())
     task = asyncio.create_task(victim.serve())
     try:
         yield victim
@@ -144,14 +143,6 @@ async def _serving() -> AsyncIterator[Victim]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-
-def _free_port() -> int:
-    """Return a free port that the kernel gives to no connection: the agent listens at it on all addresses."""
-    while True:
-        port = secrets.choice(PORTS)
-        with contextlib.suppress(OSError), socket.create_server(("", port)):
-            return port
 
 
 async def _genuine(victim: Victim) -> bytes:

@@ -10,7 +10,6 @@ import base64
 import contextlib
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 import trustme
 import yaml
 
+from ..free_port import free_port
 from ..namespace import CommandFailed, run
 from ..waiting import until
 from .upstream import CONSENT, VARIABLE
@@ -45,7 +45,7 @@ def main() -> None:
     ):
         directory = Path(name)
         log = stack.enter_context((directory / "log").open("wb"))
-        etcd, peer, port = (_free_port() for _ in range(3))
+        etcd, peer, port = (free_port(HOST) for _ in range(3))
         for command in (_etcd(directory, etcd, peer), _apiserver(options.binary, directory, etcd, port)):
             process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], stdout=log, stderr=log)
             stack.callback(process.wait)
@@ -127,12 +127,6 @@ def _ready(kubeconfig: Path) -> bool:
 
 def _base64(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind((HOST, 0))
-        return int(found.getsockname()[1])
 
 
 if __name__ == "__main__":

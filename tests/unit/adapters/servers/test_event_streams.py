@@ -17,8 +17,9 @@ from gateway_agent.adapters.servers.metrics_http import MAX_CONNECTIONS, Metrics
 from gateway_agent.manifests.model import Problem
 from gateway_agent.show.metrics.families import Observation
 
+from ....lab.free_port import free_port
 from ....lab.waiting import until
-from .test_metrics_http import HOST, SEEN, ask, connected, free_port, served
+from .test_metrics_http import HOST, SEEN, ask, connected, served
 
 REQUEST = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -50,7 +51,7 @@ class Agent:
 
 
 def during(client: Callable[[int, Agent], Any], deadline: float = 5.0) -> Any:
-    port, agent = free_port(), Agent()
+    port, agent = free_port(HOST), Agent()
 
     async def scenario() -> Any:
         async with served(MetricsServer((HOST, port), agent.look, deadline), port):

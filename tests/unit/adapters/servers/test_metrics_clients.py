@@ -14,8 +14,9 @@ import pytest
 from gateway_agent.adapters.servers import metrics_http
 from gateway_agent.adapters.servers.metrics_http import MAX_CONNECTIONS, MAX_REQUEST_BYTES, RETRY_S
 
+from ....lab.free_port import free_port
 from ....lab.waiting import until
-from .test_metrics_http import ask, connected, during, everything, free_port
+from .test_metrics_http import HOST, ask, connected, during, everything
 
 FAST = 0.3
 """Seconds that a connection may last, where a test waits for its end."""
@@ -159,7 +160,7 @@ def asked_to_the_end(port: int) -> bool:
 
 def test_a_process_without_a_descriptor_left_does_not_spin() -> None:
     """And answers when it has one again."""
-    port = free_port()
+    port = free_port(HOST)
     with subprocess.Popen(
         [sys.executable, "-c", NO_DESCRIPTOR_LEFT, str(port)], text=True, bufsize=1,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

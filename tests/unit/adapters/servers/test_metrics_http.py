@@ -24,6 +24,7 @@ from gateway_agent.manifests.model import Problem
 from gateway_agent.show.metrics.families import Observation, families
 from gateway_agent.show.status import status
 
+from ....lab.free_port import free_port
 from ....lab.waiting import until
 from ...show.metrics.test_families import ADDRESSES, AT, FIRST, MAC, keeper, view
 
@@ -38,13 +39,6 @@ class Reply:
     status: int
     headers: dict[str, str]
     text: str
-
-
-def free_port(host: str = HOST) -> int:
-    with socket.create_server(
-        (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-    ) as listener:
-        return int(listener.getsockname()[1])
 
 
 def ask(port: int, path: str, method: str = "GET", host: str = HOST, body: bytes | None = None) -> Reply:
@@ -74,7 +68,7 @@ async def served(server: MetricsServer, port: int, host: str = HOST) -> AsyncIte
 
 def during(client: Callable[[int], T], seen: Observation = SEEN, deadline: float = 5.0) -> T:
     """Return the result of a client while the agent's loop is free."""
-    port = free_port()
+    port = free_port(HOST)
 
     async def scenario() -> T:
         async with served(MetricsServer((HOST, port), lambda: seen, deadline), port):
@@ -200,7 +194,7 @@ def test_a_query_is_ignored() -> None:
 
 
 def test_a_loop_that_hangs_is_reported_and_does_not_stop_the_server() -> None:
-    port = free_port()
+    port = free_port(HOST)
 
     async def scenario() -> list[Reply]:
         async with served(MetricsServer((HOST, port), lambda: SEEN), port):
@@ -220,7 +214,7 @@ def test_a_loop_that_hangs_is_reported_and_does_not_stop_the_server() -> None:
 def test_a_question_that_fails_is_an_answer_and_health_does_not_ask_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    port = free_port()
+    port = free_port(HOST)
 
     def look() -> Observation:
         raise ValueError("a bug of ours")
@@ -275,7 +269,7 @@ def test_ipv6() -> None:
 
 
 def test_who_comes_next_listens_at_once_although_clients_are_connected() -> None:
-    port = free_port()
+    port = free_port(HOST)
 
     async def scenario() -> list[int]:
         codes = []

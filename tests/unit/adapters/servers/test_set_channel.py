@@ -25,14 +25,11 @@ from gateway_agent.manifest_sets.messages import (
 )
 from gateway_agent.manifest_sets.session import Client, Refused
 
+from ....lab.free_port import free_port
+
 RING, OTHER = Keyring(Key.parse(b"k" * 16)), Keyring(Key.parse(b"o" * 16))
 HERE, THERE, UNKNOWN = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 PEERS = {THERE: "w1"}
-
-
-def free_port() -> int:
-    with socket.create_server((HERE, 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Served:
