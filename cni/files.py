@@ -30,11 +30,11 @@ def replace_file(
 ) -> bool:
     """Replace ``path`` with ``content`` and permissions ``mode``: a reader finds the old content or the new content.
 
-    Return True if the file was replaced. ``before``: expected present content (text, UTF-8). If the file differs from
-    it, nothing is written; else the file keeps its owner. ``sync``: write through to the disk, so that a power cut
-    leaves the old content or the new one; False for a file that is made anew after a reboot. ``several_writers``: other
-    processes may replace the same file at the same time. The draft has the suffix ``.draft``, so no runtime loads it as
-    a configuration. Raises OSError.
+    Return True if the file was replaced. ``before``: expected present content (UTF-8; other bytes as
+    lone surrogates). If the file differs from it, nothing is written; else the file keeps its owner. ``sync``: write
+    through to the disk, so that a power cut leaves the old content or the new one; False for a file that is made anew
+    after a reboot. ``several_writers``: other processes may replace the same file at the same time. The draft has the
+    suffix ``.draft``, so no runtime loads it as a configuration. Raises OSError.
     """
     draft = _draft(path, several_writers)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -47,7 +47,7 @@ def replace_file(
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        if before is not None and path.read_text(encoding="utf-8") != before:
+        if before is not None and path.read_text(encoding="utf-8", errors="surrogateescape") != before:
             draft.unlink()
             return False
         os.replace(draft, path)

@@ -10,7 +10,7 @@ from typing import Any
 from cni.files import replace_file
 
 from . import conflist_text, drop_in, entry_place
-from .conf_dir import configurations
+from .conf_dir import configurations, read
 from .conflist_text import NotChainable
 from .entry_place import DROP_IN, IN_FILE, TRIED, Places
 from .runtime import Runtime
@@ -33,7 +33,7 @@ def chain(path: Path, entry: Mapping[str, Any], runtime: Runtime) -> Chained:
 
     The entry is removed from one place only after it is in the other one.
     """
-    conf_dir, text = path.parent, _read(path)
+    conf_dir, text = path.parent, read(path)
     network = entry_place.network(text)
     ours = drop_in.path(conf_dir, network) if network else None
     found = Places(conflist_text.unchained(text) != text, ours is not None and ours.exists())
@@ -81,13 +81,9 @@ def rewrite(path: Path, change: Callable[[str], str]) -> bool:
     # A symbolic link stays one: its target is changed.
     path = path.resolve(strict=True)
     while True:
-        before = _read(path)
+        before = read(path)
         after = change(before)
         if after == before:
             return False
         if replace_file(path, after.encode(), path.stat().st_mode & 0o7777, before):
             return True
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")

@@ -22,7 +22,15 @@ def configurations(conf_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
                 unreadable[found.name] = link
                 continue
             try:
-                files[found.name] = Path(found.path).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                unreadable[found.name] = str(getattr(error, "strerror", None) or "it is not UTF-8")
+                files[found.name] = read(Path(found.path))
+            except OSError as error:
+                unreadable[found.name] = error.strerror or str(error)
     return files, unreadable
+
+
+def read(path: Path) -> str:
+    """Return the text of a configuration. Raises OSError.
+
+    Bytes that are not UTF-8 become lone surrogates: inside a JSON string, runtimes load them as unknown characters.
+    """
+    return path.read_text(encoding="utf-8", errors="surrogateescape")

@@ -175,10 +175,15 @@ def _loaded(name: str, text: str) -> dict[str, Any]:
             raise NotChainable("it has no plugins or no name", _HINT)
     elif "plugins" in whole and not whole.get("type"):
         raise NotChainable(f"it is a list of plugins, and its name does not end in {LIST}", "rename it")
-    if not all(plugin.get("type") and isinstance(plugin["type"], str) for plugin in _plugins(whole)):
+    if not all(kind and isinstance(kind, str) for kind in map(_type, _plugins(whole))):
         raise NotChainable("a plugin has no type", _HINT)
     _check_types(whole)
     return whole
+
+
+def _type(plugin: Mapping[str, Any]) -> object:
+    """Return the type of a plugin, whose key libcni reads in small or capital letters."""
+    return next((value for key, value in plugin.items() if key.lower() == "type"), None)
 
 
 def _check_types(whole: Mapping[str, Any]) -> None:
@@ -194,7 +199,7 @@ def _check_types(whole: Mapping[str, Any]) -> None:
 def parsed(text: str) -> dict[str, Any]:
     """Return the JSON object of a configuration. Raises :class:`NotChainable`."""
     try:
-        whole = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+        whole = json.loads(text, parse_constant=_refuse_number, parse_float=_finite, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         reason = "it is empty" if not text.strip() else f"it is not JSON: {error}"
         raise NotChainable(reason, "no runtime can read it either") from None
@@ -208,6 +213,11 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         _refuse_number(text)
     return number
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _refuse_number(text: str) -> None:
@@ -226,8 +236,14 @@ def _check_version(whole: Mapping[str, Any]) -> None:
 
     A runtime chooses the newest of ``cniVersion`` and ``cniVersions`` that it supports (CNI 1.1).
     """
-    several = whole.get("cniVersions")
-    given = [whole.get("cniVersion"), *(several if isinstance(several, list) else ())]
+    several = whole.get("cniVersions", [])
+    if not isinstance(several, list) or not all(
+        isinstance(v, str) and _VERSION.fullmatch(v) for v in several
+    ):
+        raise NotChainable(
+            "its cniVersions is no list of versions", "some runtimes load it, and others do not"
+        )
+    given = [whole.get("cniVersion"), *several]
     named = [str(version) for version in given if version]
     numbers = [tuple(map(int, version.split("."))) for version in named if _VERSION.fullmatch(version)]
     spoken = [version for version in numbers if version <= VERSIONS[-1]]

@@ -80,6 +80,8 @@ def test_taken_out_again_nothing_is_left(listed: list[Any]) -> None:
         (conflist(BRIDGE, cniVersion="１.0.0"), "is too old"),
         (conflist(BRIDGE, x="@").replace('"@"', "NaN"), "it is not JSON: NaN is no number"),
         (conflist(BRIDGE, x="@").replace('"@"', "1e999"), "it is not JSON: 1e999 is no number"),
+        (conflist(BRIDGE, cniVersions="1.0.0"), "its cniVersions is no list of versions"),
+        (conflist(BRIDGE, cniVersions=["1.0.0", "new"]), "its cniVersions is no list of versions"),
     ],
 )
 def test_what_cannot_be_chained(text: str, wrong: str) -> None:
@@ -126,6 +128,7 @@ def test_what_is_skipped_is_named() -> None:
         ("10-a.conflist", conflist(BRIDGE, disableGC="perhaps")),
         ("10-a.conflist", conflist(BRIDGE, loadOnlyInlinedPlugins=None)),
         ("10-a.conflist", conflist(BRIDGE, x=float("nan"))),
+        ("10-a.conflist", conflist(BRIDGE, x=10**400)),
         ("10-a.conf", json.dumps({"type": "bridge", "name": ["a"]})),
     ],
 )
@@ -133,6 +136,12 @@ def test_what_no_runtime_can_load_is_not_taken_for_the_one_in_use(name: str, tex
     found = in_use({name: text, "20-b.conflist": conflist(BRIDGE, disableCheck="True")}, {})
     assert found.name == "20-b.conflist"
     assert [problem.source for problem in found.skipped] == [name]
+
+
+def test_the_key_of_a_plugins_type_counts_in_any_case() -> None:
+    """Go's JSON package reads it so, and the file is in use."""
+    files = {"10-a.conflist": conflist({"Type": "bridge"}), "20-b.conflist": conflist(BRIDGE)}
+    assert in_use(files, {}) == InUse("10-a.conflist")
 
 
 def test_half_a_pair_of_surrogates_can_be_written_again() -> None:

@@ -173,10 +173,23 @@ def test_a_configuration_in_use_that_cannot_be_chained_is_named(
     assert (host.reported(), host.reported_file()) == ([reason], "")
 
 
+def test_a_comment_that_is_not_utf_8_does_not_hide_the_file_in_use(host: Host) -> None:
+    """Go's JSON package replaces such bytes inside of a string, so runtimes load the file."""
+    text = json.dumps({**OTHERS, "_comment": "@"}).replace("@", "für Köln").encode("latin-1")
+    host.configuration.write_bytes(text)
+    other = host.conf_dir / "20-other.conflist"
+    other.write_text(json.dumps(OTHERS))
+    assert host.run("install", "--socket", "/run/a.sock") == 0
+    assert host.plugins()[-1]["type"] == "egress-gateway"
+    assert json.loads(other.read_text()) == OTHERS
+    assert host.run("remove") == 0
+    assert host.plugins() == OTHERS["plugins"]
+
+
 def test_taken_away_beside_what_cannot_be_read(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     host.configure()
     host.run("install")
-    (host.conf_dir / "05-broken.conflist").write_bytes(b"\xff")
+    (host.conf_dir / "05-broken.conflist").symlink_to("gone")
     (host.conf_dir / "06-old.conflist").write_text('{"name": "old", "plugins": [{"type": "bridge"}]}')
     assert host.run("remove") == 0
     assert json.loads(host.configuration.read_text()) == OTHERS
