@@ -1,4 +1,7 @@
-"""Test the path of pods' packets through this node: route, rules of all programs, size. Needs no agent."""
+"""Test the path of pods' packets through this node: interface, route, next hop, rules of all programs, size.
+
+Needs no agent.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from itertools import islice
 
 from cni.plan import Plan, PlanEgressIP
 
-from ..adapters.kernel import route_lookup
-from ..adapters.probes import answer_counters
+from ..adapters.kernel import interfaces, route_lookup
+from ..adapters.probes import answer_counters, neighbour_probe
 from ..adapters.probes.path_probe import PathProbe
-from ..policy.egress_node import exit_paths, path_faults
+from ..policy.egress_node import exit_paths, path_faults, readiness
 from ..policy.egress_node.exit_paths import Found, Lookup
 from ..policy.egress_node.path_faults import Answers
+from ..policy.egress_node.readiness import InterfaceFacts
 
 ANSWERS_S = 1.0
 """Seconds for which answers are counted."""
@@ -42,11 +46,16 @@ class PathReport:
 
 def examine(plan: Plan) -> Iterator[PathReport]:
     """Yield a report for each egress IP that this node can serve. Raises OSError and KernelError."""
-    for egress in plan.egress_ips:
-        if plan.node in egress.eligible and egress.interface:
-            asked = _lookups(plan, egress)
-            answers = route_lookup.ask(asked)
-            yield _report(plan, egress, asked, answers)
+    able = [each for each in plan.egress_ips if plan.node in each.eligible and each.interface]
+    facts = _facts(plan) if able else {}
+    for egress in able:
+        asked = _lookups(plan, egress)
+        answers = route_lookup.ask(asked)
+        fault = _interface_fault(plan, egress, facts) or exit_paths.reason(egress, asked, answers)
+        if fault := fault or _silent_hop(egress):
+            yield PathReport(egress, fault)
+        else:
+            yield _report(plan, egress, answers)
 
 
 def answers() -> Answers:
@@ -70,11 +79,27 @@ def _lookups(plan: Plan, egress: PlanEgressIP) -> Mapping[Lookup, str]:
     return exit_paths.lookups_to(plan, egress, islice(prefixes, MAX_DESTINATIONS))
 
 
-def _report(
-    plan: Plan, egress: PlanEgressIP, asked: Mapping[Lookup, str], answers: Mapping[Lookup, Found]
-) -> PathReport:
-    if fault := exit_paths.reason(egress, asked, answers):
-        return PathReport(egress, fault)
+def _facts(plan: Plan) -> Mapping[str, InterfaceFacts]:
+    virtual = {egress.address for egress in plan.egress_ips if egress.address}
+    return interfaces.read(virtual, (), [node.address for node in plan.nodes if node.name != plan.node])
+
+
+def _interface_fault(plan: Plan, egress: PlanEgressIP, facts: Mapping[str, InterfaceFacts]) -> str:
+    """Return the fault of the egress interface or its settings, by the same rules as the agent's."""
+    underlay = 6 if plan.me and ":" in plan.me.address else 4
+    return readiness.interface_fault(egress, egress.interface, facts, underlay)
+
+
+def _silent_hop(egress: PlanEgressIP) -> str:
+    """Return the reason if the gateway's own next hop does not answer; empty if it does, or if there is none."""
+    if not egress.next_hop:
+        return ""
+    return readiness.silent_hop(
+        egress.interface, neighbour_probe.silent(egress.interface, (egress.next_hop,))
+    )
+
+
+def _report(plan: Plan, egress: PlanEgressIP, answers: Mapping[Lookup, Found]) -> PathReport:
     leading = {each: found for each, found in answers.items() if found.interface == egress.interface}
     if plan.isolated or plan.me is None:
         return PathReport(

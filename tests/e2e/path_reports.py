@@ -7,6 +7,9 @@ import json
 from ..lab.agent import EGRESSCTL
 from ..lab.lab import Lab
 
+NAMED_S = 5.0
+"""Seconds within which status names a fault of the path."""
+
 
 def reason_of(lab: Lab, node: str) -> str:
     """Return why a node is not ready, as the worker knows it; empty if the node is ready."""

@@ -14,10 +14,9 @@ from ..lab.lab import Lab
 from ..lab.topology import OUTSIDE, VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
-from .path_reports import reason_of
+from .path_reports import NAMED_S, reason_of
 
 PORTS = itertools.count(9800)
-NAMED_S = 5.0
 SILENT = f"upstream {OUTSIDE} does not answer"
 
 

@@ -17,10 +17,9 @@ from ..lab.lab import Lab
 from ..lab.topology import OUTSIDE, VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
-from .path_reports import examined, reason_of
+from .path_reports import NAMED_S, examined, reason_of
 
 DESTINATIONS = [f"{OUTSIDE}/32", "2001:db8:113::/64"]
-NAMED_S = 5.0
 FLANNEL = "iptables -A FORWARD -s 10.244.0.0/15 -j ACCEPT; iptables -A FORWARD -d 10.244.0.0/15 -j ACCEPT; "
 KUBE_PROXY = (
     "iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP; "
@@ -127,6 +126,29 @@ FAULTS = {
         "nftables table inet site, chain last, drops them (rule 'ip saddr 172.16.0.50",
     ),
 }  # fmt: skip
+NODE_FAULTS = {
+    "a default route elsewhere": (
+        "ip route replace default via 10.0.0.1 dev eth0",
+        "ip route replace default via 172.16.0.1 dev eth1",
+        f"this node routes {OUTSIDE}/32 by eth0 via 10.0.0.1, not by eth1",
+    ),
+    "a better route elsewhere": (
+        f"ip route add {OUTSIDE} via 10.0.0.1",
+        f"ip route del {OUTSIDE}",
+        f"this node routes {OUTSIDE}/32 by eth0 via 10.0.0.1, not by eth1",
+    ),
+    "a strict check of sources": (
+        "sysctl -qw net.ipv4.conf.eth1.rp_filter=1 net.ipv4.conf.eth1.src_valid_mark=1",
+        "sysctl -qw net.ipv4.conf.eth1.rp_filter=2 net.ipv4.conf.eth1.src_valid_mark=0",
+        "interface eth1 drops answers, rp_filter is 1 and src_valid_mark is on",
+    ),
+    "no forwarding": (
+        "sysctl -qw net.ipv4.conf.eth1.forwarding=0",
+        "sysctl -qw net.ipv4.conf.eth1.forwarding=1",
+        "interface eth1 does not forward",
+    ),
+}
+"""Faults of routes and settings: command, its undoing, message."""
 CLEAR = (
     "iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F; "
     "iptables-legacy -t mangle -F; iptables-legacy -t mangle -X; "
@@ -322,6 +344,21 @@ def test_without_our_rules_a_probe_gets_no_further_than_the_next_hop(lab: Lab) -
         lab.nodes["w1"].pod("after", BACKEND).datagram(4443)
         until(lambda: beyond.sources(4443) == {VIRTUAL}, "a pod's packet after them")
         assert beyond.packets(443) == []
+
+
+@pytest.mark.parametrize("fault", NODE_FAULTS)
+def test_a_route_or_setting_that_loses_packets_is_named(lab: Lab, fault: str) -> None:
+    command, undo, message = NODE_FAULTS[fault]
+    before = lab.wait_settled(GATEWAY)
+    machine = lab.nodes[before].machine
+    try:
+        machine.run("sh", "-ec", command)
+        until(lambda: message in reason_of(lab, before), f"{before} says {message}", NAMED_S)
+        found = examined(lab, before)
+        assert any(message in each for each in found), found
+    finally:
+        machine.run("sh", "-ec", undo)
+    until(lambda: message not in reason_of(lab, before), f"{before} no longer says {message}", NAMED_S)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

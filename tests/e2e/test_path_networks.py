@@ -16,9 +16,8 @@ from ..lab.node import Node
 from ..lab.topology import OUTSIDE, VIRTUAL, Topology
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
-from .path_reports import examined, reason_of
+from .path_reports import NAMED_S, examined, reason_of
 
-NAMED_S = 5.0
 CLOSE, OPEN = ("iptables", "-P", "FORWARD", "DROP"), ("iptables", "-P", "FORWARD", "ACCEPT")
 
 

@@ -13,6 +13,8 @@ import socket
 from ...lease.virtual_ips import arp
 from .probing import Probe
 
+ASK_INTERVAL_S, ASK_MISSES = 0.3, 3
+"""Time for which :func:`silent` waits for an answer, and the number of its probes."""
 ETH_P_ALL = 3
 MAX_FRAME_BYTES = 2048
 
@@ -43,3 +45,9 @@ class NeighbourProbe(Probe):
         families = {":" in address for address in self._missed}
         kinds = {True: arp.ETH_P_IPV6, False: arp.ETH_P_ARP}
         return kinds[families.pop()] if len(families) == 1 else ETH_P_ALL
+
+
+def silent(interface: str, addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the addresses that do not answer on the link of an interface. Blocks until all have answered, or 1 s."""
+    probe = NeighbourProbe(interface, addresses, ASK_INTERVAL_S, ASK_MISSES, lambda: None)
+    return asyncio.run(probe.settle())

@@ -50,14 +50,26 @@ class Probe(ABC):
         while True:
             before = self.silent
             deadline = loop.time() + self._interval
-            answered: set[str] = set()
-            with contextlib.suppress(OSError):
-                await self._round(answered, deadline)
-            for address in self._missed:
-                self._missed[address] = 0 if address in answered else self._missed[address] + 1
+            await self._try(deadline)
             if self.silent != before:
                 self._changed()
             await asyncio.sleep(max(0.0, deadline - loop.time()))
+
+    async def settle(self) -> tuple[str, ...]:
+        """Probe until all addresses have answered or some are silent; return the silent ones."""
+        for _ in range(self._misses):
+            await self._try(asyncio.get_running_loop().time() + self._interval)
+            if not any(self._missed.values()):
+                break
+        return self.silent
+
+    async def _try(self, deadline: float) -> None:
+        """Probe each address once, and count those that do not answer before ``deadline``, a time of the loop."""
+        answered: set[str] = set()
+        with contextlib.suppress(OSError):
+            await self._round(answered, deadline)
+        for address in self._missed:
+            self._missed[address] = 0 if address in answered else self._missed[address] + 1
 
     @abstractmethod
     async def _round(self, answered: set[str], deadline: float) -> None:

@@ -23,8 +23,9 @@ from ..state import NodeState
 log = logging.getLogger(__name__)
 RETRY_S = 1.0
 """Seconds until a failed round is repeated."""
-RESYNC_INTERVAL_S = 5.0
-"""Seconds until a round without a request: some changes cause no event, such as those of the plugin alone."""
+RESYNC_INTERVAL_S = 4.0
+"""Seconds until a round without a request: some changes cause no event, such as those of the plugin alone, of
+``src_valid_mark`` and of routes of other programs. Status is to name a fault of the path within 5 s."""
 
 
 @dataclass

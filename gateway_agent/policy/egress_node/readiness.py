@@ -93,6 +93,18 @@ def unready(
     """
     if not interface and egress.mode != BASIC:
         return _nowhere(egress, named)
+    return (
+        interface_fault(egress, interface, facts, underlay)
+        or _no_next_hop(egress, interface, routing)
+        or path
+        or _silent(interface, silent_hops, silent_upstream)
+    )
+
+
+def interface_fault(
+    egress: PlanEgressIP, interface: str, facts: Mapping[str, InterfaceFacts], underlay: int = 4
+) -> str:
+    """Return the fault of an interface or its settings that keeps packets or answers from passing; empty if none."""
     known = facts.get(interface)
     if known is None:
         return f"interface {interface} does not exist"
@@ -106,9 +118,6 @@ def unready(
         or _not_forwarding(egress, interface, known)
         or ("" if egress.family == 6 or takes_ipv4(facts, underlay == 6 or egress.sync) else UNROUTED)
         or _refused_answers(egress, interface, known)
-        or _no_next_hop(egress, interface, routing)
-        or path
-        or _silent(interface, silent_hops, silent_upstream)
     )
 
 
@@ -126,9 +135,14 @@ def _not_forwarding(egress: PlanEgressIP, interface: str, known: InterfaceFacts)
     return ""
 
 
+def silent_hop(interface: str, hops: Sequence[str]) -> str:
+    """Return the reason for next hops that do not answer; empty if there is none."""
+    return f"next hop {', '.join(hops)} does not answer on {interface}" if hops else ""
+
+
 def _silent(interface: str, hops: Sequence[str], upstream: Sequence[str]) -> str:
     if hops:
-        return f"next hop {', '.join(hops)} does not answer on {interface}"
+        return silent_hop(interface, hops)
     return f"upstream {', '.join(upstream)} does not answer" if upstream else ""
 
 

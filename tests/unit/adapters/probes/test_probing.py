@@ -17,16 +17,16 @@ class Scripted(Probe):
 
     def __init__(self, rounds: Sequence[str | OSError], misses: int) -> None:
         super().__init__("eth1", (ONE, TWO), 0.0, misses, self.note)
-        self._rounds = list(rounds)
+        self.left = list(rounds)
         self.reported: list[tuple[str, ...]] = []
 
     def note(self) -> None:
         self.reported.append(self.silent)
 
     async def _round(self, answered: set[str], deadline: float) -> None:
-        if not self._rounds:
+        if not self.left:
             raise asyncio.CancelledError
-        found = self._rounds.pop(0)
+        found = self.left.pop(0)
         if isinstance(found, OSError):
             raise found
         answered.update(found.split())
@@ -68,3 +68,23 @@ def test_an_interface_that_is_not_there_is_silence() -> None:
 
 def test_addresses_stay_in_their_order() -> None:
     assert Scripted([], 1).addresses == (ONE, TWO)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "silent", "left"),
+    [
+        ([BOTH, ""], (), 1),
+        ([ONE, TWO], (), 0),
+        (["", BOTH, ""], (), 1),
+        ([ONE, ONE, BOTH], (TWO,), 1),
+        (["", OSError(19, "No such device"), BOTH], (ONE, TWO), 1),
+    ],
+    ids=["all answer", "in turns", "late", "one silent", "no interface"],
+)
+def test_a_single_test_ends_with_the_answers_or_the_misses(
+    rounds: list[str | OSError], silent: tuple[str, ...], left: int
+) -> None:
+    """``left``: rounds that are not needed."""
+    probe = Scripted(rounds, 2)
+    assert asyncio.run(probe.settle()) == silent
+    assert len(probe.left) == left
