@@ -11,6 +11,7 @@ from .ipc import EgressIPSpec
 from .node_state import NodeState
 from .placement.candidates import ElectionInput, candidates, effective_specs
 from .placement.masterless import Masterless
+from .placement.rebalance import Loads
 from .virtual_ips.conflict_detection import ConflictDetection, Vacancy
 from .voting.protocol import NEVER, SECOND
 from .voting.voter_set import PROPOSER_LEASE
@@ -136,20 +137,20 @@ class Election:
         order = candidates(replace(election_input, masters=masters))
         returning = any(spec.failback for spec in ownership.specs.values())
         ideal = candidates(replace(election_input, masters={}, targets={}, fresh={})) if returning else {}
-        masterless = self._masterless.any()
+        masterless, loads = self._masterless.any(), Loads(masters, election_input.fresh)
         for identity, spec in ownership.specs.items():
             if ownership.holds(identity, now):
                 ownership.rebalance.note_preferred_node(spec, ideal.get(identity, ()), now)
                 sharing = not masterless and not ownership.egress_ips.handing_over()
                 patient = self._patient(spec, election_input, now)
                 transfer = ownership.rebalance.target(
-                    spec, order[identity], election_input, masters, sharing, patient, now
+                    spec, order[identity], election_input, loads, sharing, patient, now
                 )
                 ownership.rebalance.end_move(spec, order[identity], now)
                 if transfer.reason:
                     ownership.hand_over(identity, transfer, now)
                     # The next decision must count this one: with no worker to wait for, the handover is over by then.
-                    masters[identity] = transfer.target
+                    loads.move(identity, transfer.target)
             else:
                 self._contend(identity, order[identity], election_input, now)
         return True

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 
 from cni.calls.attachments import Attachment
 from cni.plan import Plan, PlanEgressIP, PolicySet
 
 from ..container_engines.documents import Beside
-from ..lease.ipc import EgressState, KeeperState
+from ..lease.ipc import Change, EgressState, KeeperState
 from ..manifests.model import Inventory, Problem
 from ..policy.egress_ips import followed
 from ..policy.egress_node.exit_paths import Found
@@ -51,12 +52,30 @@ class NodeSnapshot:
 
     def state(self, egress_id: str) -> EgressState | None:
         """Return the lease daemon's state of an egress IP; None if it has none."""
-        states = self.lease_daemon.egress if self.lease_daemon else ()
-        return next((state for state in states if state.id == egress_id), None)
+        return self._states.get(egress_id)
+
+    @cached_property
+    def _states(self) -> Mapping[str, EgressState]:
+        """The lease daemon's states by egress id: with a thousand egress IPs each question would look at all."""
+        return {state.id: state for state in self.lease_daemon.egress} if self.lease_daemon else {}
+
+    def last_change(self, egress_id: str) -> Change | None:
+        """Return the last change of the master that the lease daemon knows of; None if it knows none."""
+        return self._last_changes.get(egress_id)
+
+    @cached_property
+    def _last_changes(self) -> Mapping[str, Change]:
+        """The last change of each egress IP: changes come in their order."""
+        return {change.id: change for change in self.lease_daemon.changes} if self.lease_daemon else {}
 
     def egress(self, egress_id: str) -> PlanEgressIP | None:
         """Return the egress IP with this id; None if the plan lacks it."""
-        return next((egress for egress in self.plan.egress_ips if egress.id == egress_id), None)
+        return self._egress_ips.get(egress_id)
+
+    @cached_property
+    def _egress_ips(self) -> Mapping[str, PlanEgressIP]:
+        """The egress IPs of the plan by egress id."""
+        return {egress.id: egress for egress in self.plan.egress_ips}
 
     def set_of(self, attachment: Attachment) -> PolicySet | None:
         """Return the policy set of an interface's tag; None if there is none."""

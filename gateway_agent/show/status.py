@@ -73,8 +73,7 @@ def _egress_ip(view: NodeSnapshot, egress: PlanEgressIP) -> dict[str, Any]:
     reason = state.reason if state else ""
     if not name:
         reason = no_master_reason(view, egress)
-    changes = view.lease_daemon.changes if view.lease_daemon else ()
-    last = next((change for change in reversed(changes) if change.id == egress.id), None)
+    last = view.last_change(egress.id)
     return {
         "gateway": egress.gateway,
         "ip": shown_address(view, egress),

@@ -159,12 +159,12 @@ class Acquisition:
 
         ``former``: the last known masters by egress id; these are no candidates.
         """
-        releases = []
+        releases, refused_by_id = [], _by_id(refused)
         for record in self._egress_ips.in_phase(Phase.REQUESTING):
             identity = record.id
             if identity not in request.claims or not record.lease or not record.wait:
                 continue
-            wait, refusals = record.wait, [r for r in refused if r.id == identity]
+            wait, refusals = record.wait, refused_by_id.get(identity, [])
             for refusal in refusals:
                 if refusal.why == EPOCH:
                     self._owner.exceed(identity, refusal.epoch)
@@ -197,6 +197,13 @@ class Acquisition:
 
     def _jitter(self, identity: str, wait: Wait, timers: Timers) -> int:
         return rendezvous_hash(identity, self._node, str(wait.tries)) % timers.heartbeat_ns
+
+
+def _by_id(refused: Collection[Refusal]) -> dict[str, list[Refusal]]:
+    found: dict[str, list[Refusal]] = {}
+    for refusal in refused:
+        found.setdefault(refusal.id, []).append(refusal)
+    return found
 
 
 def _start(wait: Wait, timers: Timers) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ..egress_ips.egress_ip import EgressIPs
@@ -32,6 +32,37 @@ class Transfer(NamedTuple):
 
 
 KEEP = Transfer()
+
+
+class Loads:
+    """The number of egress IPs of each node during one decision: counted once, and kept up to date by :meth:`move`.
+
+    ``masters``: the healthy masters by egress id. ``fresh``: ids of egress IPs that may move for an even spread.
+    """
+
+    def __init__(self, masters: Mapping[str, str], fresh: Collection[str]) -> None:
+        self._masters = dict(masters)
+        self._fresh_ids = fresh
+        self._all = Counter(node for i, node in masters.items() if i != PROPOSER_LEASE)
+        self._fresh = Counter(masters[i] for i in fresh if i in masters)
+
+    def __getitem__(self, node: str) -> int:
+        return self._all[node]
+
+    def givers(self) -> list[str]:
+        """Return the masters of egress IPs that may move."""
+        return [node for node, number in self._fresh.items() if number > 0]
+
+    def keeps(self, node: str) -> bool:
+        """Return True if the node is master of an egress IP that does not move."""
+        return self._all[node] > self._fresh[node]
+
+    def move(self, identity: str, node: str) -> None:
+        """Count an egress IP of this node for another one."""
+        for counter in (self._all, self._fresh) if identity in self._fresh_ids else (self._all,):
+            counter[self._masters[identity]] -= 1
+            counter[node] += 1
+        self._masters[identity] = node
 
 
 class Rebalance:
@@ -104,16 +135,16 @@ class Rebalance:
         spec: EgressIPSpec,
         order: Sequence[str],
         election_input: ElectionInput,
-        masters: Mapping[str, str],
+        loads: Loads,
         sharing: bool,
         patient: bool,
         now: int,
     ) -> Transfer:
         """Return the node to which this one hands over what it holds, and why.
 
-        ``order``: the nodes that can serve it, best first. ``masters``: all healthy masters by egress id, this node
-        among them. ``sharing``: no handover is in progress and nothing is without a master, so load counts are
-        reliable. ``patient``: keep a leaving address until another node is ready.
+        ``order``: the nodes that can serve it, best first. ``loads``: of all healthy masters, this node among
+        them. ``sharing``: no handover is in progress and nothing is without a master, so load counts are reliable.
+        ``patient``: keep a leaving address until another node is ready.
         """
         others = [node for node in order if node != self._me]
         record = self._egress_ips.find(spec.id)
@@ -128,32 +159,31 @@ class Rebalance:
         if preferred in others and now >= since + FAILBACK_NS:
             return Transfer(preferred, f"{preferred} is back (failback: Automatic)")
         if sharing and spec.id in election_input.fresh:
-            return self._share(spec.id, others, election_input, masters)
+            return self._share(spec.id, others, election_input, loads)
         return KEEP
 
     def _share(
-        self, identity: str, others: Sequence[str], election_input: ElectionInput, masters: Mapping[str, str]
+        self, identity: str, others: Sequence[str], election_input: ElectionInput, loads: Loads
     ) -> Transfer:
         """Return the node whose load is lower by two or more, and the reason.
 
         One node hands over at a time: of the masters of fresh egress IPs the one with the highest load.
         """
-        load = Counter(node for i, node in masters.items() if i != PROPOSER_LEASE)
-        givers = {masters[i] for i in election_input.fresh if i in masters}
-        if self._me != max(givers, key=lambda node: (load[node], rendezvous_hash("giver", node)), default=""):
+        heaviest = max(
+            loads.givers(), key=lambda node: (loads[node], rendezvous_hash("giver", node)), default=""
+        )
+        if self._me != heaviest:
             return KEEP
-        settled = [n for n in others if self._is_settled(n, identity, election_input, masters)]
-        least = min(settled, key=lambda node: (load[node], rendezvous_hash(identity, node)), default="")
+        settled = [n for n in others if self._is_settled(n, identity, election_input, loads)]
+        least = min(settled, key=lambda node: (loads[node], rendezvous_hash(identity, node)), default="")
         return (
             Transfer(least, f"{least} serves fewer", True)
-            if least and load[self._me] - load[least] >= 2
+            if least and loads[self._me] - loads[least] >= 2
             else KEEP
         )
 
     @staticmethod
-    def _is_settled(
-        node: str, identity: str, election_input: ElectionInput, masters: Mapping[str, str]
-    ) -> bool:
+    def _is_settled(node: str, identity: str, election_input: ElectionInput, loads: Loads) -> bool:
         """Return True if ``node`` was alive when ``identity`` was taken over: a node that returns gets nothing back.
 
         A node that was suspect for a moment and is still master of what it served was alive.
@@ -161,9 +191,5 @@ class Rebalance:
         member = election_input.members.get(node)
         if member is None or identity in member.warming:
             return False
-        kept = any(
-            master == node and i != PROPOSER_LEASE and i not in election_input.fresh
-            for i, master in masters.items()
-        )
         taken_at = election_input.fresh[identity]
-        return kept or election_input.missed_at.get(node, taken_at) <= taken_at
+        return loads.keeps(node) or election_input.missed_at.get(node, taken_at) <= taken_at

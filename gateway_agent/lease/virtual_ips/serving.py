@@ -214,16 +214,16 @@ class VirtualIPs:
         }
 
     def _leave(self, served: Mapping[str, str]) -> list[Effect]:
-        gone = [
-            virtual_ip
+        gone = {
+            identity: virtual_ip
             for identity, virtual_ip in self._virtual_ips.items()
             if served.get(identity) != virtual_ip.interface
-        ]
-        self._closing += [virtual_ip.address for virtual_ip in gone]
-        self._virtual_ips = {
-            i: virtual_ip for i, virtual_ip in self._virtual_ips.items() if virtual_ip not in gone
         }
-        return [RemoveAddress(virtual_ip.address, virtual_ip.interface) for virtual_ip in gone]
+        self._closing += [virtual_ip.address for virtual_ip in gone.values()]
+        self._virtual_ips = {
+            identity: each for identity, each in self._virtual_ips.items() if identity not in gone
+        }
+        return [RemoveAddress(each.address, each.interface) for each in gone.values()]
 
     def _announce(self, now: int) -> Iterable[Effect]:
         if now < self.next_wake():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import selectors
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from cni.kernel.errors import KernelError
@@ -84,8 +84,7 @@ class VirtualAddresses:
         """
         if isinstance(effect, serving.Close):
             self._fence.close(effect.addresses)
-            for address in effect.addresses:
-                self._drop(address)
+            self._drop(frozenset(effect.addresses))
             return
         try:
             problem = self._try(effect)
@@ -138,12 +137,12 @@ class VirtualAddresses:
                 return f"{effect.address} could not be {doing} on {effect.interface}: the interface is down or gone"
         return ""
 
-    def _drop(self, address: str) -> None:
-        """Forget the failures of an address that this node no longer serves, except the failure to remove it."""
+    def _drop(self, addresses: Collection[str]) -> None:
+        """Forget the failures of addresses that this node no longer serves, except the failure to remove them."""
         for key in [
             key
             for key in self._failing
-            if key[1] == address and key[0] != ACTION_NAMES[serving.RemoveAddress]
+            if key[1] in addresses and key[0] != ACTION_NAMES[serving.RemoveAddress]
         ]:
             del self._failing[key]
 
@@ -165,9 +164,8 @@ class VirtualAddresses:
             for address in self._addresses.misplaced(interface):
                 self.carry_out(serving.AddAddress(address, interface))
         remaining = {address for address, _ in there}
+        self._drop({address for _, address in self._failing if address not in wanted})
         for _, address in list(self._failing):
-            if address not in wanted:
-                self._drop(address)
             if address not in remaining:
                 self._failing.pop((ACTION_NAMES[serving.RemoveAddress], address), None)
 

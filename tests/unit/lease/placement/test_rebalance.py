@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from collections import Counter
 
-from gateway_agent.lease.placement.rebalance import FAILBACK_NS
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway_agent.lease.placement.rebalance import FAILBACK_NS, Loads
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
+from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE
 
 from ..mastership.test_handover import GAP, others
 from ..simulation import Network
@@ -94,3 +99,27 @@ def test_a_node_that_has_been_away_is_given_nothing_back_even_while_the_addresse
     network.heal()
     network.run(9 * SECOND)
     assert all(network.holders(identity) != [away] for identity in network.ids)
+
+
+IDS = (*"abcdef", PROPOSER_LEASE)
+NODES = ("", "g1", "g2", "g3")
+
+
+@given(
+    st.dictionaries(st.sampled_from(IDS), st.sampled_from(NODES)),
+    st.sets(st.sampled_from(IDS[:-1])),
+    st.lists(st.sampled_from(NODES), max_size=4),
+)
+def test_loads_that_are_kept_equal_those_that_are_counted_anew(
+    masters: dict[str, str], fresh: set[str], moves: list[str]
+) -> None:
+    loads = Loads(masters, fresh)
+    for identity, node in zip([each for each in masters if each != PROPOSER_LEASE], moves, strict=False):
+        loads.move(identity, node)
+        masters[identity] = node
+    real = {identity: node for identity, node in masters.items() if identity != PROPOSER_LEASE}
+    counted = Counter(real.values())
+    assert {node: loads[node] for node in NODES} == {node: counted[node] for node in NODES}
+    assert set(loads.givers()) == {node for identity, node in real.items() if identity in fresh}
+    kept = {node for identity, node in real.items() if identity not in fresh}
+    assert {node for node in NODES if loads.keeps(node)} == kept

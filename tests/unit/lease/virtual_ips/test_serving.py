@@ -76,3 +76,32 @@ def test_the_fence_is_open_for_as_long_as_the_request_asked_for() -> None:
         before, _ = follow(serving, seq, seq=seq, duration=duration)
         opened = [effect for effect in before if isinstance(effect, Open)]
         assert opened == [Open(seq, (ADDRESS,), open_ns(duration))]
+
+
+class _Compared(str):
+    """An address that counts how often it is compared."""
+
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        _Compared.comparisons += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_the_loss_of_many_addresses_compares_none_with_all_others() -> None:
+    count = 500
+    serving, before = VirtualIPs(), list[Effect]()
+    specs = {
+        str(number): EgressIPSpec(
+            str(number), "partner", _Compared(f"2001:db8::{number:x}"), ("g1",), ready=True, interface="eth1"
+        )
+        for number in range(count)
+    }
+    lease = LeaseState(epoch=1, first_seq=1, asked_at=0, until=DURATION, granted_seq=1, duration_ns=DURATION)
+    serving.reconcile(dict.fromkeys(specs, lease), specs, 0, before)
+    _Compared.comparisons = 0
+    removed = serving.reconcile({}, specs, SECOND, before)
+    assert len(removed) == count
+    assert _Compared.comparisons <= 5 * count
