@@ -42,7 +42,7 @@ READABLE = (2, 3, VERSION)
 each egress IP has a slot, which is its ``inlet``, too."""
 COMPLETE = (3, VERSION)
 """A complete ruleset follows from a plan of these versions."""
-_LISTS = ("uplinks", "reserved_sources", "node_links", "overlay_addresses")
+_LISTS = ("uplinks", "reserved_sources", "egress_sources", "node_links", "overlay_addresses")
 _PLAIN = {"str": str, "int": int, "bool": bool}
 """Types of fields, by their annotation."""
 
@@ -74,6 +74,8 @@ class Plan:
     interface than the one by which the packet came."""
     reserved_sources: tuple[str, ...] = ()
     """Virtual addresses and addresses of nodes, sorted: no pod may send with one of them as its source."""
+    egress_sources: tuple[str, ...] = ()
+    """Those of them that the outside sees of gateways, sorted: a pod may not have one as its own address, either."""
     overlay_ports: tuple[int, ...] = ()
     """UDP ports at which overlay devices of other programs on this node take packets, sorted."""
     overlay_addresses: tuple[str, ...] = ()

@@ -8,7 +8,8 @@ A pod with raw sockets can write any source into its packets. Three checks preve
   mark, and a tagged pod may not answer in it. Uplinks are excepted: their routes may be asymmetric.
 - No pod's packet is forwarded with a virtual address or with another node's address as its source.
 
-Routes of the node decide. A pod that routes for others, as a VPN does, needs a route of its node to those others.
+Routes of the node decide. A pod that routes for others, as a VPN does, needs a route of its node to those others. The
+address of a gateway is an exception: a route to a pod that has it as its own address does not count.
 
 As in :mod:`cni.datapath.nft_blocks`, no lookup lets a packet out by finding nothing.
 """
@@ -51,7 +52,7 @@ def forward_rules(plan: Plan) -> Iterator[str]:
 def free_sources(plan: Plan) -> Iterator[str]:
     """Yield an expression for each IP version: the source is in one of the widest ranges without a reserved address."""
     for version, keyword in KEYWORDS.items():
-        reserved = _reserved(plan.reserved_sources, version)
+        reserved = _reserved(plan.reserved_sources, plan.egress_sources, version)
         if reserved.free:
             yield " ".join(f"{keyword} saddr {each}" for each in reserved.free)
         elif not reserved.name:
@@ -110,12 +111,12 @@ class _Reserved(NamedTuple):
 
 # Cached: among them are all addresses of nodes, and an edit of a policy changes none.
 @lru_cache(maxsize=8)
-def _reserved(sources: tuple[str, ...], version: int) -> _Reserved:
-    """Return what the rules need. ``sources``: the reserved addresses of both versions."""
+def _reserved(sources: tuple[str, ...], egress: tuple[str, ...], version: int) -> _Reserved:
+    """Return what the rules need. ``sources``: the reserved addresses of both versions; ``egress``: the gateways'."""
     networks = [each for each in map(ipaddress.ip_network, sources) if each.version == version]
     if not networks:
         return _Reserved((), "", "")
-    elements = list(_elements(networks))
+    elements = list(_elements(networks, frozenset(map(ipaddress.ip_network, egress))))
     name = f"reserved{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
     return _Reserved(
         tuple(widest(networks)), name, mapping(name, f"ipv{version}_addr", elements, interval=True)
@@ -126,22 +127,31 @@ def _reserved_chains(plan: Plan, others: list[str]) -> Iterator[str]:
     """Yield the chains that drop packets of pods with the source of a gateway or of a node."""
     rules = []
     for version, keyword in KEYWORDS.items():
-        if (found := _reserved(plan.reserved_sources, version)).name:
+        if (found := _reserved(plan.reserved_sources, plan.egress_sources, version)).name:
             yield found.block
             rules += [f"{keyword} saddr vmap @{found.name}", f"meta nfproto ipv{version} counter drop"]
     if rules:
         yield chain("pod_source", [*others, *rules])
+        yield from _source_chains(plan)
+
+
+def _source_chains(plan: Plan) -> Iterator[str]:
+    """Yield the chains for packets with a reserved source: of a node, and of a gateway."""
+    overlays = [f'meta iifkind "{kind}" return' for kind in overlay_guard.OVERLAY_KINDS]
+    authentic = f'meta iifkind "{AUTHENTIC_KIND}" return'
+    links = [f"iifname {name} {ROUTES_BACK} return" for link in plan.node_links if (name := interface(link))]
+    # A node may be a virtual machine behind a bridge of this one, an egress node behind one that leads to nodes only.
+    for kind, exceptions in (("source", [f"{ROUTES_BACK} return"]), ("egress", links)):
+        last = f"foreign_{kind}"
         # What another node sends to a pod here comes by an overlay, and does not leave by an uplink again.
-        out = [f"oifname {name} goto foreign_source" for each in plan.uplinks if (name := interface(each))]
-        overlays = [f'meta iifkind "{kind}" return' for kind in overlay_guard.OVERLAY_KINDS]
-        authentic = f'meta iifkind "{AUTHENTIC_KIND}" return'
-        # A node may be a virtual machine behind a bridge of this one.
-        yield chain("foreign_source", [f"{ROUTES_BACK} return", "counter drop"])
-        yield chain("reserved_source", [authentic, *out, *overlays, "goto foreign_source"])
+        out = [f"oifname {name} goto {last}" for each in plan.uplinks if (name := interface(each))]
+        yield chain(last, [*exceptions, "counter drop"])
+        yield chain(f"reserved_{kind}", [authentic, *out, *overlays, f"goto {last}"])
 
 
-def _elements(addresses: Sequence[Network]) -> Iterator[str]:
+def _elements(addresses: Sequence[Network], egress: frozenset[Network]) -> Iterator[str]:
     for address in addresses:
-        yield f"{address.network_address} : goto reserved_source"
+        kind = "egress" if address in egress else "source"
+        yield f"{address.network_address} : goto reserved_{kind}"
     for first, last in gaps(addresses):
         yield f"{first}-{last} : return"

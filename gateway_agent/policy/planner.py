@@ -113,12 +113,14 @@ def _with_sources(
     plan: Plan, inventory: Inventory, facts: Mapping[str, InterfaceFacts], shown: Iterable[str]
 ) -> Plan:
     """Return the plan with the addresses and links that the checks of packets' sources need."""
+    shown = tuple(shown)
     return replace(
         plan,
         source_check=readiness.source_check(facts),
         uplinks=pod_sources.uplinks(plan, facts),
         node_links=pod_sources.node_links(facts),
         reserved_sources=pod_sources.reserved(inventory, plan, facts, shown),
+        egress_sources=pod_sources.egress_sources(inventory, plan, shown),
         overlay_ports=pod_sources.overlay_ports(facts),
         overlay_addresses=pod_sources.overlay_addresses(inventory, plan, facts),
     )

@@ -116,3 +116,22 @@ def test_no_pod_sends_with_a_virtual_address_or_a_nodes(lab: Lab, node: str, kin
         assert arrived(lab, node, attack, (pod,)) == set()
     finally:
         pod.stop()
+
+
+def test_a_pod_with_a_virtual_address_as_its_own_sends_nothing_with_it(lab: Lab, kind: str) -> None:
+    """As a network plugin gives a pod the address that it asks for, with a route on the node that leads to it."""
+    node = lab.nodes["w1"]
+    pod = node.pod(f"squatter-{kind}", {}, kind)
+    interface = "cni0" if kind == "bridge" else pod.host_interface
+    pod.machine.ip(f"address add {VIRTUAL}/32 dev eth0")
+    node.machine.ip(f"route add {VIRTUAL}/32 dev {interface}")
+
+    def attack() -> None:
+        forge(lab, pod, node.name, udp(VIRTUAL, OUTSIDE, FORGED))
+
+    try:
+        assert arrived(lab, node.name, attack, (pod,)) == set()
+    finally:
+        node.machine.ip(f"route del {VIRTUAL}/32 dev {interface}")
+        pod.machine.ip(f"address del {VIRTUAL}/32 dev eth0")
+        pod.stop()

@@ -70,6 +70,7 @@ def v6(address: str) -> str:
 RESERVED_SOURCES = tuple(
     sorted({VIRTUAL, VIRTUAL6, *(a for own in (*NODES.values(), *SOURCES.values()) for a in (own, v6(own)))})
 )
+EGRESS_SOURCES = tuple(sorted({VIRTUAL, VIRTUAL6, *SOURCES.values()}))
 
 
 def plan(node: str, first: str = "g1", second: str = "g2", **changes: object) -> Plan:
@@ -110,6 +111,7 @@ def plan(node: str, first: str = "g1", second: str = "g2", **changes: object) ->
         sets,
         uplinks=uplinks,
         reserved_sources=RESERVED_SOURCES,
+        egress_sources=EGRESS_SOURCES,
         node_links=("eth0",),
         cluster_port=KEEPER_PORT,
         sets_port=KEEPER_PORT,

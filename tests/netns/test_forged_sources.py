@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from cni.datapath import objects
 from tests.lab.capture import Packet
 from tests.lab.packets import ACK, LSRR, SSRR, SYN, mac_of, send, send_frame, source_routed, tcp, udp
 from tests.lab.waiting import until
@@ -200,6 +201,33 @@ def test_no_pod_sends_with_a_virtual_address_or_a_nodes(
                 forge(sender, packet(source, SERVICE if family == 4 else SERVICE6, PORT))
 
     assert sources_outside(lab, attack) == set()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("linked", [False, True], ids=["pods", "nodes"])
+def test_a_route_to_a_pod_opens_no_address_of_a_gateway(lab: Lab, family: int, linked: bool) -> None:
+    """A pod may have a node's address as its own, and an egress node may be a virtual machine behind this node."""
+    sender, node = lab.pods["routed"], lab.nodes["w1"]
+    sender.tag(0)
+    known = plan("w1", node_links=("eth0", sender.host) if linked else ("eth0",))
+    node.nft(objects.node_nft(known))
+    version, service = ("", SERVICE) if family == 4 else ("-6 ", SERVICE6)
+    own = [VIRTUAL, SOURCES["g1"], NODES["g2"]]
+    addresses = own if family == 4 else [VIRTUAL6, v6(NODES["g2"])]
+    for address in addresses:
+        node.machine.run(*f"ip {version}route add {address} dev {sender.host}".split())
+
+    def attack() -> None:
+        for address in addresses:
+            forge(sender, udp(address, service, PORT))
+
+    try:
+        seen = sources_outside(lab, attack)
+        assert seen == set(addresses if linked else addresses[-1:])
+    finally:
+        for address in addresses:
+            node.machine.run(*f"ip {version}route del {address} dev {sender.host}".split())
+        node.nft(objects.node_nft(plan("w1")))
 
 
 def test_the_check_of_reserved_sources_works_without_any_tag(lab: Lab) -> None:

@@ -86,10 +86,15 @@ def reserved(
     source addresses that masters report; in basic mode only the master knows its address.
     """
     nodes = (address for node in inventory.nodes for address in (*node.addresses, *node.external))
-    egress = (address for egress in plan.egress_ips for address in (egress.source, egress.source6))
     own = (bare(address) for name in uplinks(plan, facts) for address in facts[name].addresses)
-    known = {*inventory.virtual_addresses, *nodes, *egress, *_global(own), *_valid(shown)}
+    known = {*nodes, *_global(own), *egress_sources(inventory, plan, shown)}
     return tuple(sorted(known - {""}))
+
+
+def egress_sources(inventory: Inventory, plan: Plan, shown: Iterable[str]) -> tuple[str, ...]:
+    """Return the addresses that the outside sees of gateways, sorted. ``shown``: as for :func:`reserved`."""
+    egress = (address for egress in plan.egress_ips for address in (egress.source, egress.source6))
+    return tuple(sorted({*inventory.virtual_addresses, *egress, *_valid(shown)} - {""}))
 
 
 def overlay_ports(facts: Mapping[str, InterfaceFacts]) -> tuple[int, ...]:

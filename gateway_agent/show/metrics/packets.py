@@ -15,8 +15,8 @@ REASONS = {
     "no_gateway": "no_gateway tagged",
     "no_lease": "",
     "guard": "",
-    "forged": "arrival own_source unverified_reply reserved_source foreign_source pod_source marked_source "
-    "new_connection overlay_drop overlay_destination",
+    "forged": "arrival own_source unverified_reply reserved_source foreign_source foreign_egress pod_source "
+    "marked_source new_connection overlay_drop overlay_destination",
     "unsolicited": "unsolicited inbound inbound_new",
     "stale": "stale middle middle_basic off_path tagged_reply_group port_taken retransmission",
     "tunnel": "tunnel_send tunnel_process tunnel_receive tunnel_out tunnel_forward tunnel_deliver tunnel_back "

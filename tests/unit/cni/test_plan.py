@@ -134,7 +134,7 @@ def test_a_plan_of_the_version_before_keeps_its_numbers_and_says_so() -> None:
         PLAN, policy_sets=sets, uplinks=("eth0",), reserved_sources=("10.0.0.1",), cluster_port=7947
     )
     data = {**json.loads(plans.dumps(now)), "version": 2}
-    for key in ("uplinks", "reserved_sources", "node_links", "cluster_port"):
+    for key in ("uplinks", "reserved_sources", "egress_sources", "node_links", "cluster_port"):
         del data[key]
     assert plans.loads(json.dumps(data)) == replace(PLAN, policy_sets=sets, version=2)
 

@@ -70,6 +70,8 @@ def test_virtual_addresses_and_those_of_nodes_are_reserved_and_garbage_of_master
     here = {"10.0.0.1", "10.0.0.99", "172.16.0.7", "fd00::1", "fd00::99"}
     expected = sorted(here | {"10.0.0.2", "192.0.2.2", "172.16.0.50", "172.16.0.8", "2001:db8::1"})
     assert pod_sources.reserved(inventory, PLAN, facts, said) == tuple(expected)
+    shown = sorted({"172.16.0.7", "172.16.0.8", "172.16.0.50", "2001:db8::1"})
+    assert pod_sources.egress_sources(inventory, PLAN, said) == tuple(shown)
 
 
 def test_ports_and_addresses_of_overlays_are_those_of_other_programs() -> None:
@@ -91,9 +93,9 @@ def test_ports_and_addresses_of_overlays_are_those_of_other_programs() -> None:
 
 def test_a_plan_keeps_them_and_an_older_plan_has_none() -> None:
     plan = replace(PLAN, uplinks=("eth0",), reserved_sources=("10.0.0.1",), node_links=("eth7",))
-    plan = replace(plan, overlay_ports=(8472,), overlay_addresses=("10.0.0.1",))
+    plan = replace(plan, overlay_ports=(8472,), overlay_addresses=("10.0.0.1",), egress_sources=("10.0.0.2",))
     assert loads(dumps(plan)) == plan
     older = json.loads(dumps(plan))
     del older["uplinks"], older["reserved_sources"], older["node_links"]
-    del older["overlay_ports"], older["overlay_addresses"]
+    del older["overlay_ports"], older["overlay_addresses"], older["egress_sources"]
     assert loads(json.dumps(older)) == PLAN
