@@ -86,7 +86,6 @@ TESTED_ELSEWHERE = {
     "gateway_agent/ctl/doctor.py": "netns/test_doctor.py",
     "gateway_agent/ctl/edit_options.py": "unit/ctl/test_egressctl.py",
     "gateway_agent/ctl/guard.py": "netns/test_pod_guard.py",
-    "gateway_agent/ctl/objects/stored_objects.py": "netns/test_doctor.py",
     "gateway_agent/ctl/path_report.py": "netns/test_doctor.py",
     "gateway_agent/node_install/installation.py": "e2e/test_install.py",
     "gateway_agent/node_install/kernel_trial.py": "netns/test_kernel_trial.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import stat
 from pathlib import Path
 
 from ...config import AgentConfig, FilesStoreConfig
@@ -26,5 +27,20 @@ def _of_files(directory: Path) -> Inventory:
     for path in sorted(directory.iterdir()):
         if path.name.endswith(parsing.SUFFIXES) and path.name[0] != ".":
             with contextlib.suppress(OSError, UnicodeDecodeError):
-                texts.append((str(path), path.read_text(encoding="utf-8")))
+                texts.append((str(path), manifest_text(path)))
     return parsing.parse(texts)
+
+
+def manifest_text(path: Path, named: bool = False) -> str:
+    """Return the text of a file. Raises OSError and UnicodeDecodeError.
+
+    ``named``: True if the command line names the file, which may then be a pipe. One that is found in a directory is
+    not waited for.
+    """
+    if not named and not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("is no regular file")
+    with path.open("rb") as file:
+        raw = file.read(parsing.MAX_FILE_BYTES + 1)
+    if len(raw) > parsing.MAX_FILE_BYTES:
+        raise OSError(f"larger than {parsing.MAX_FILE_BYTES} bytes")
+    return raw.decode("utf-8")

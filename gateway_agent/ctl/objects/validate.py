@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from cni.plan import PodIdentity
 from ... import config
 from ...manifests import parsing, yaml_documents
 from ...manifests.model import Inventory, Problem
+from .stored_objects import manifest_text
 
 READ = (*parsing.OUR_KINDS, *parsing.CORE_KINDS, parsing.SERVICE_CIDR)
 ANY_NODE = "localhost"
@@ -45,7 +45,7 @@ def validate(paths: Iterable[Path]) -> Outcome:
     for path, named in _files(paths, problems).items():
         source = str(path)
         try:
-            text = _text(path, named)
+            text = manifest_text(path, named)
         except (OSError, UnicodeDecodeError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else "not UTF-8"
             problems.append(Problem(source, "", f"cannot be read: {reason}"))
@@ -108,20 +108,6 @@ def _nodes_of_pods(contents: Mapping[str, parsing.FileContent]) -> dict[tuple[st
             if isinstance(item.value, PodIdentity):
                 bound.setdefault((item.value.namespace, item.value.name), item.node)
     return bound
-
-
-def _text(path: Path, named: bool) -> str:
-    """Return the text of a file. Raises OSError and UnicodeDecodeError.
-
-    A pipe that is named on the command line is read; one that is found in a directory is not.
-    """
-    if not named and not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("is no regular file")
-    with path.open("rb") as file:
-        raw = file.read(parsing.MAX_FILE_BYTES + 1)
-    if len(raw) > parsing.MAX_FILE_BYTES:
-        raise OSError(f"larger than {parsing.MAX_FILE_BYTES} bytes")
-    return raw.decode("utf-8")
 
 
 def _files(paths: Iterable[Path], problems: list[Problem]) -> dict[Path, bool]:
