@@ -39,24 +39,18 @@ TESTED_ELSEWHERE = {
     "gateway_agent/agent/set_ports.py": "unit/agent/inputs/test_manifest_sets.py",
     "gateway_agent/lease/ipc.py": "unit/lease/messages/test_agreement.py",
     "gateway_agent/manifests/model.py": "unit/manifests/test_typed_objects.py",
-    "gateway_agent/manifests/store.py": "unit/agent/test_rounds.py",
+    "gateway_agent/manifests/store.py": "unit/agent/rounds/test_round_steps.py",
     "gateway_agent/manifest_sets/messages.py": "unit/manifest_sets/test_session.py",
     # The plugin's programs.
     "cni/plugin.py": "unit/cni/test_protocol.py",
     "cni/vendored.py": "unit/packaging/test_standalone.py",
     # The agent: decisions of several modules together, in every order of events.
-    "gateway_agent/agent/inputs/objects.py": "unit/agent/test_rounds.py",
+    "gateway_agent/agent/inputs/objects.py": "unit/agent/rounds/test_round_steps.py",
     "gateway_agent/agent/inputs/peers.py": "unit/agent/inputs/test_manifest_sets.py",
     "gateway_agent/agent/inputs/push.py": "unit/agent/inputs/test_manifest_sets.py",
-    "gateway_agent/agent/observer.py": "unit/agent/test_rounds.py",
+    "gateway_agent/agent/observer.py": "unit/agent/rounds/test_round_steps.py",
     "gateway_agent/agent/parts.py": "unit/agent/test_add_order.py",
-    "gateway_agent/agent/pods/tagging.py": "unit/agent/test_rounds.py",
-    "gateway_agent/agent/requests/cni_add.py": "unit/agent/test_add_order_files.py",
-    "gateway_agent/agent/requests/group.py": "unit/agent/test_group.py",
     "gateway_agent/agent/requests/pod_tests.py": "e2e/test_pod_probes.py",
-    "gateway_agent/agent/requests/whois.py": "unit/agent/test_whois.py",
-    "gateway_agent/agent/rounds/round_steps.py": "unit/agent/test_rounds.py",
-    "gateway_agent/agent/service.py": "unit/agent/test_kernel_events.py",
     # What the agent does to the outside world.
     "gateway_agent/adapters/daemons/connection_log.py": "e2e/test_connection_log.py",
     "gateway_agent/adapters/daemons/conntrackd_process.py": "netns/test_full_disk.py",
@@ -78,7 +72,6 @@ TESTED_ELSEWHERE = {
     "gateway_agent/adapters/counters.py": "netns/test_refused_packets.py",
     "gateway_agent/adapters/probes/refused_packets.py": "netns/test_refused_packets.py",
     "gateway_agent/adapters/servers/http_requests.py": "unit/adapters/servers/test_metrics_http.py",
-    "gateway_agent/adapters/worker_threads.py": "unit/agent/test_slow_ports.py",
     "gateway_agent/container_engines/grpc_call.py": "unit/container_engines/test_cri.py",
     # Programs for people.
     "gateway_agent/cni_install/chaining.py": "unit/cni_install/test_installer.py",
@@ -91,12 +84,7 @@ TESTED_ELSEWHERE = {
     "gateway_agent/node_install/kernel_trial.py": "netns/test_kernel_trial.py",
     "gateway_agent/node_install/firewalls.py": "netns/test_firewalls.py",
     "gateway_agent/node_install/legacy_ruleset.py": "netns/test_firewalls.py",
-    "gateway_agent/show/metrics/packets.py": "unit/show/metrics/test_node.py",
     # The lease: failovers of whole clusters, in virtual time.
-    "gateway_agent/lease/effects.py": "unit/lease/test_unfinished.py",
-    "gateway_agent/lease/election.py": "unit/lease/mastership/test_handover.py",
-    "gateway_agent/lease/mastership/ownership.py": "unit/lease/mastership/test_handover.py",
-    "gateway_agent/lease/status.py": "unit/lease/voting/test_recorded_voter_set.py",
     # The lease daemon's kernel and sockets.
     "gateway_agent/lease_daemon/kernel/tunnel_neighbours.py": "unit/lease_daemon/test_daemon.py",
     "gateway_agent/lease_daemon/kernel/vip_addresses.py": "netns/test_addresses.py",

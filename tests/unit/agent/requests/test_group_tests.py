@@ -21,8 +21,8 @@ from gateway_agent.show import pod_tests
 from gateway_agent.show.status import NotKnown
 
 from ...show.test_status import view
-from ..test_group import Wire
-from ..test_whois import Threads
+from .test_group import Wire
+from .test_whois import Threads
 
 NAMES = ("g1", "g2", "w1")
 NODES = tuple(PlanNode(name, f"10.0.0.{number}") for number, name in enumerate(NAMES, 1))

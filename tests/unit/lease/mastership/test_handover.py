@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from gateway_agent.lease.egress_ips.master_entry import QUEUE_NS
-from gateway_agent.lease.election import STOP_TIMEOUT_NS
 from gateway_agent.lease.lifecycle import ATTENDED_NS
 from gateway_agent.lease.mastership.handover import QUEUE_TIMEOUT_NS
 from gateway_agent.lease.mastership.subscribers import SUBSCRIBER_TTL_NS
@@ -113,61 +112,6 @@ def test_packets_are_not_queued_for_ever_if_no_node_takes_over() -> None:
     network.drain(old)
     network.run(QUEUE_NS + 100 * MILLISECOND)
     assert not held_back(network, "w1")
-
-
-def test_a_drained_node_takes_nothing_until_it_may_again() -> None:
-    network = cluster(egress=2, workers=2)
-    old = drained(network)
-    until_another(network, old)
-    successor = master(network)
-    network.crash(successor)
-    network.run(2 * SECOND)
-    assert network.holders(network.ids[0]) == []
-    network.drain(old, False)
-    network.run(SECOND)
-    assert master(network) == old
-
-
-def others(network: Network, name: str) -> list[str]:
-    return [node for node in ("g1", "g2", "g3") if node != name]
-
-
-def irreplaceable(network: Network) -> str:
-    """Return the master, while no other node can serve."""
-    old = master(network)
-    for name in others(network, old):
-        network.set_ready(name, network.ids[0], False)
-    network.run(SECOND)
-    return old
-
-
-def test_what_no_node_can_take_stays_until_one_can() -> None:
-    network = cluster()
-    old = irreplaceable(network)
-    network.drain(old)
-    network.run(3 * SECOND)
-    assert network.speakers(network.ids[0]) == [old]
-    able = others(network, old)[0]
-    network.set_ready(able, network.ids[0], True)
-    assert until_another(network, old) <= GAP
-    assert master(network) == able
-    (*_, change) = state(network, "w1").changes
-    assert (change.silent_ms, change.reason) == (0, f"released by {old}: drained")
-
-
-def test_a_node_that_stops_waits_a_second_for_a_node_that_can() -> None:
-    network = cluster()
-    old = irreplaceable(network)
-    network.machines[old].stopping = True
-    network.configure(old)
-    network.run(STOP_TIMEOUT_NS - 100 * MILLISECOND)
-    assert network.speakers(network.ids[0]) == [old]
-    network.run(200 * MILLISECOND)
-    assert network.speakers(network.ids[0]) == []
-    network.run(SECOND)
-    machine = network.machines[old]
-    assert machine.daemon is not None
-    assert machine.daemon.finished(machine.clock(network.now)), "and for nobody for ever"
 
 
 @pytest.mark.parametrize("known", [True, False])

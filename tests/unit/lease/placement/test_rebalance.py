@@ -12,9 +12,10 @@ from gateway_agent.lease.placement.rebalance import FAILBACK_NS, Loads
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE
 
-from ..mastership.test_handover import GAP, others
+from ..mastership.test_handover import GAP
 from ..simulation import Network
 from ..small_cluster import cluster, master, until_another
+from ..test_election import others
 
 
 @pytest.mark.parametrize("asked", ["w1", "g1", "g2", "g3"])

@@ -131,42 +131,6 @@ def test_promtool_finds_nothing() -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_refused_packets_by_reason() -> None:
-    refused = {
-        (ids.NFT_FENCE, "allow4"): 1, (ids.NFT_FENCE, "allow6"): 2, (ids.NFT_GUARD, "unjudged"): 3,
-        (ids.NFT_NODE_INET, "own_source"): 4, (ids.NFT_GATEWAY, "unsolicited"): 5, (ids.NFT_GATEWAY, "stale"): 6,
-        (ids.NFT_NODE_INET, "no_master"): 9, (ids.NFT_NODE_INET, "tagged"): 10,
-        (ids.NFT_NODE_INET, "out_17"): 7, (ids.NFT_NODE_INET, "of_a_newer_version"): 8,
-    }  # fmt: skip
-    seen = Observation("g1", view(), kernel=NodeCounters(refused=refused))
-    found = {
-        labels["reason"]: number
-        for (name, pairs), number in samples(seen).items()
-        if name.endswith("refused_packets_total") and (labels := dict(pairs))
-    }
-    assert {reason: number for reason, number in found.items() if number} == {
-        "no_lease": 3, "guard": 3, "forged": 4, "unsolicited": 5, "stale": 6, "no_path": 7, "other": 8,
-        "no_master": 9, "no_gateway": 10,
-    }  # fmt: skip
-    assert "egress_gateway_refused_packets_total" not in names(view()), "the kernel says nothing"
-
-
-def test_heartbeats_and_what_was_left_of_leases() -> None:
-    seen = view()
-    assert seen.lease_daemon is not None
-    first = msgspec.structs.replace(seen.lease_daemon.egress[0], margin_ms=87)
-    state = msgspec.structs.replace(
-        seen.lease_daemon, heartbeats=Heartbeats(9, 2), egress=(first, *seen.lease_daemon.egress[1:])
-    )
-    reported = Observation("g1", replace(seen, lease_daemon=state))
-    assert value(reported, "heartbeats_sent_total") == 9
-    assert value(reported, "heartbeats_late_total") == 2
-    margins = [
-        number for (name, _), number in samples(reported).items() if name.endswith("lease_margin_seconds")
-    ]
-    assert margins == [0.087]
-
-
 def test_lines_of_the_connection_log() -> None:
     seen = Observation("g1", view(), connection_log=Report(lines=9, lost=1, unwritten=2))
     assert value(seen, "connection_log_lines_total", result="written") == 9

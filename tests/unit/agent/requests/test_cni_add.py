@@ -17,9 +17,9 @@ from gateway_agent.adapters.files.files_store import FilesStore
 from gateway_agent.agent.requests import cni_add
 from tests.lab import documents
 
-from .edited_policies import EditedPolicies, nodes
-from .gates import Gates, settle
-from .test_add_order import World, judged, request
+from ..edited_policies import EditedPolicies, nodes
+from ..gates import Gates, settle
+from ..test_add_order import World, judged, request
 
 T = TypeVar("T")
 LATE = 600.0

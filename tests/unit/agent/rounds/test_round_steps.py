@@ -19,10 +19,10 @@ from gateway_agent.agent.rounds import reconciler
 from gateway_agent.manifests.model import Fault, Inventory
 from gateway_agent.manifests.store import NotKnown
 
-from ..policy.small_inventory import PARTNER, policy
-from .gates import FakeDaemon, FakeInterfaces, Gates, HeldKernel
-from .test_add_order import EDITS, EMPTY, VETH, World, request, with_policies
-from .test_kernel_events import NODES, UP
+from ...policy.small_inventory import PARTNER, policy
+from ..gates import FakeDaemon, FakeInterfaces, Gates, HeldKernel
+from ..test_add_order import EDITS, EMPTY, VETH, World, request, with_policies
+from ..test_service import NODES, UP
 
 
 @dataclass

@@ -18,7 +18,7 @@ from gateway_agent.manifest_sets.session import Refused
 from gateway_agent.show.snapshot import NodeSnapshot
 from gateway_agent.show.status import NotKnown
 
-from ..show.test_verdict import well
+from ...show.test_verdict import well
 
 NODES = tuple(PlanNode(name, f"10.0.0.{number}") for number, name in enumerate(("g1", "g2", "w1", "w2"), 1))
 

@@ -19,10 +19,10 @@ from cni import contract
 from gateway_agent.adapters.worker_threads import WorkerThreads
 from gateway_agent.lease.ipc import KeeperState
 
+from ..agent.egress_node import daemon_state
+from ..agent.gates import FakeDaemon, FakeInterfaces, Gates, HeldKernel
+from ..agent.test_add_order import EMPTY, VETH, World, request, with_policies
 from ..policy.small_inventory import policy
-from .egress_node import daemon_state
-from .gates import FakeDaemon, FakeInterfaces, Gates, HeldKernel
-from .test_add_order import EMPTY, VETH, World, request, with_policies
 
 LIMIT_S = 30.0
 """Seconds after which a test has failed."""
