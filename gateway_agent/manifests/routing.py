@@ -95,8 +95,14 @@ def _check_families(fields: Fields, hops: Sequence[str], addresses: Sequence[str
 
 
 def _check_table(report: Report, table: int, path: str) -> None:
-    """Report a routing table that a gateway cannot use."""
-    if table in (0, LOCAL_TABLE) or table > MAX_TABLE:
-        report.add(path, f"{table} is no table with routes to the outside")
-    elif ids.is_own_table(table):
-        report.add(path, f"{table} is one of egress-gateway's own tables", "another program's table")
+    if fault := table_fault(table):
+        report.add(path, *fault)
+
+
+def table_fault(table: int) -> tuple[str, ...]:
+    """Return why a gateway cannot use a routing table, with a hint if there is one; nothing if it can."""
+    if not 0 < table <= MAX_TABLE or table == LOCAL_TABLE:
+        return (f"{table} is no table with routes to the outside",)
+    if ids.is_own_table(table):
+        return f"{table} is one of egress-gateway's own tables", "another program's table"
+    return ()

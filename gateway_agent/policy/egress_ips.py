@@ -14,6 +14,7 @@ from cni.plan import Plan, PlanEgressIP, PlanNode, matches
 
 from ..manifests import prefixes
 from ..manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Problem, Routing, seniority
+from ..manifests.routing import table_fault
 from . import precedence
 from .egress_node import readiness
 from .egress_node.readiness import InterfaceFacts
@@ -140,6 +141,8 @@ def _with_routing(
     """
     known = facts.get(egress.interface)
     table = tables.get(routing.table_name, 0) if routing.table_name else routing.table
+    if table_fault(table):
+        table = 0
     hop = routing_hop(routing, egress.family)
     subnets = [subnet for fact in facts.values() for subnet in fact.addresses]
     refused = {*map(readiness.bare, subnets), *_broadcasts(subnets), *virtual}

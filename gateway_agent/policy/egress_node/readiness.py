@@ -173,7 +173,7 @@ def _no_next_hop(egress: PlanEgressIP, interface: str, routing: Routing | None) 
         return ""
     if routing and routing.table_name:
         hint = "give it a number in /etc/iproute2/rt_tables, or use spec.routing.table"
-        return f"this node has no routing table named {routing.table_name!r}: {hint}"
+        return f"this node has no table {routing.table_name!r} with routes to the outside: {hint}"
     return (
         "the next hop of spec.routing is an address of this node, a virtual or a broadcast address, or cannot be "
         f"reached on {interface}"

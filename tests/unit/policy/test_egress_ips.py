@@ -257,3 +257,25 @@ def test_no_route_leads_by_an_address_that_the_kernel_refuses(hop: str, used: bo
     facts = with_addresses(eth0="192.0.2.0/31 198.51.100.8/32", eth1="172.16.0.7/24")
     gateways = [shown, gateway("b", "172.16.0.51")]
     assert with_source(egress, "g1", gateways, facts).next_hop == (hop if used else "")
+
+
+@pytest.mark.parametrize(
+    ("number", "used"),
+    [
+        (500, True),
+        (254, True),
+        (255, False),
+        (0, False),
+        (-1, False),
+        (2**32, False),
+        (ids.TABLE_BASE + 1, False),
+        (ids.EXIT_TABLE_BASE + 1, False),
+    ],
+)
+def test_a_table_by_its_name_is_judged_as_one_by_its_number(number: int, used: bool) -> None:
+    """A name in the node's files may have any number; a wrong one must not fail the rounds of the whole node."""
+    shown = replace(gateway("a", "172.16.0.50", interfaces=("eth1",)), routing=Routing(table_name="site"))
+    [egress] = planned(shown)[0].values()
+    facts = with_addresses(eth1="172.16.0.7/24")
+    [placed] = egress_ips.with_sources([egress], "g1", [shown], facts, (), {"site": number})
+    assert (placed.routed, placed.table) == (True, number if used else 0)
