@@ -55,7 +55,7 @@ TESTED_ELSEWHERE = {
     "gateway_agent/adapters/daemons/connection_log.py": "e2e/test_connection_log.py",
     "gateway_agent/adapters/daemons/conntrackd_process.py": "netns/test_full_disk.py",
     "gateway_agent/adapters/daemons/lease_client_ipc.py": "unit/agent/inputs/test_lease_client.py",
-    "gateway_agent/adapters/kernel/kernel_thread.py": "unit/agent/pods/test_records.py",
+    "gateway_agent/adapters/kernel/kernel_thread.py": "netns/test_stale_beside_rules.py",
     "gateway_agent/adapters/kernel/node_counters.py": "netns/test_node_counters.py",
     "gateway_agent/adapters/kernel/node_interfaces.py": "e2e/test_store.py",
     "gateway_agent/adapters/kernel/open_connections.py": "e2e/test_connection_log.py",

@@ -1,7 +1,10 @@
-"""Give the agent's event loop access to the kernel: every blocking call runs in one worker thread, in order.
+"""Give the agent's event loop access to the kernel: blocking calls run in one worker thread, in order.
 
 A single thread, because two concurrent changes of the same tables would overwrite each other. A thread, because a large
 transaction takes tens of milliseconds and must not block the event loop.
+
+One call has a thread of its own: stale connections are deleted while a transaction runs, because the packets of their
+pods are dropped until then. A deletion by mark touches no table, and may happen at any time and twice.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ class Kernel:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
+        self._stale_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stale")
         self._able = False
         self._monitors: list[monitor.Monitor] = []
         self._packet_logs: list[nflog.PacketLog] = []
@@ -128,7 +132,9 @@ class Kernel:
 
     async def forget_stale(self, mask: int) -> None:
         """Delete the connections that a rule has marked as stale. ``mask``: the mask of the marks."""
-        await self._run(ctnetlink.delete_marked, ids.MarkLayout(mask).stale, mask)
+        stale = ids.MarkLayout(mask).stale
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._stale_thread, ctnetlink.delete_marked, stale, mask)
 
     async def flush_by_source(self, address: str, mask: int) -> None:
         """Delete the connections that came out of the tunnels and were SNATed to this address."""
