@@ -201,7 +201,7 @@ build_wheels() {
 }
 
 run_tests() {
-  local failed=0 unit fuzz directory
+  local failed=0 unit fuzz bundle directory
   local limit=600 # seconds: a test that hangs fails, and the others go on
   if [[ $# -gt 0 ]]; then
     exec "$VENV/bin/python" -m pytest "$@"
@@ -213,14 +213,21 @@ run_tests() {
   unit=$!
   chrt --idle 0 "$VENV/bin/python" -m tests.fuzz --seconds "${FUZZ_SECONDS:-60}" >build/fuzz.log 2>&1 &
   fuzz=$!
+  # A test of the second step installs it; if it is missing, that test builds it and shows why.
+  (
+    chrt --idle --pid 0 "$BASHPID"
+    build_bundle
+  ) >build/bundle.log 2>&1 &
+  bundle=$!
   # What runs in the background receives no Ctrl-C.
   # shellcheck disable=SC2064
-  trap "kill $unit $fuzz 2>/dev/null || true" EXIT
+  trap "kill $unit $fuzz $bundle 2>/dev/null || true" EXIT
   # Short, since workers have directories of their own below it: the path of a socket has 107 characters.
   directory=$(mktemp --directory)
   "$VENV/bin/python" -m pytest tests/netns tests/e2e -m 'not timed' --durations 25 --timeout "$limit" \
     --basetemp "$directory" --dist loadfile --tx "2*popen//python=$PWD/tests/isolated_python" || failed=1
   rm -rf "$directory"
+  wait "$bundle" || true
   "$VENV/bin/python" -m pytest tests/netns tests/e2e -m 'timed and not measured' --durations 25 --timeout "$limit" || failed=1
   wait "$unit" || failed=1
   wait "$fuzz" || failed=1
