@@ -20,7 +20,7 @@ from ..lab.waiting import until
 from .conftest import GATEWAY
 
 OTHER = {"app": "other"}
-REPAIR = 2.0
+REPAIR_S = 2.0
 """Seconds within which the agent restores an object that another program removed."""
 Json = dict[str, Any]
 

@@ -19,7 +19,7 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY
 
 OTHER_OUTSIDE = "203.0.113.7"
-EDIT = 1.0
+EDIT_S = 1.0
 """Seconds within which an edit of the store takes effect on running pods."""
 
 
@@ -107,7 +107,7 @@ def test_excluded_destinations_leave_by_the_worker(lab: Lab, other_outside: str)
         until(
             lambda: pod.request(SELECTED, address=other_outside).address == worker,
             "the exclusion counts",
-            EDIT,
+            EDIT_S,
         )
         assert pod.request(SELECTED).address == master(lab).egress_ip
 
@@ -177,12 +177,12 @@ def test_edits_count_for_running_pods_within_a_second(lab: Lab) -> None:
     with running(lab.nodes["w1"], "edited", BACKEND) as pod:
         assert pod.request(SELECTED).address == served
         with published(lab, "objects", [gateway]):
-            until(lambda: pod.request(SELECTED).address == worker, "the policy is gone", EDIT)
-        until(lambda: pod.request(SELECTED).address == served, "the policy is back", EDIT)
+            until(lambda: pod.request(SELECTED).address == worker, "the policy is gone", EDIT_S)
+        until(lambda: pod.request(SELECTED).address == served, "the policy is back", EDIT_S)
         policy["spec"]["selectors"] = [{"podSelector": {"matchLabels": {"app": "somebody"}}}]
         with published(lab, "objects", [gateway, policy]):
-            until(lambda: pod.request(SELECTED).address == worker, "the policy selects others", EDIT)
-        until(lambda: pod.request(SELECTED).address == served, "the policy selects the pod again", EDIT)
+            until(lambda: pod.request(SELECTED).address == worker, "the policy selects others", EDIT_S)
+        until(lambda: pod.request(SELECTED).address == served, "the policy selects the pod again", EDIT_S)
 
 
 def test_labels_of_a_running_pod_may_change(lab: Lab) -> None:
@@ -196,7 +196,7 @@ def test_labels_of_a_running_pod_may_change(lab: Lab) -> None:
             assert pod.request(SELECTED).address == lab.nodes["w1"].host.ip
             lab.publish("pods", [{**document, "metadata": {**metadata, "labels": BACKEND}}])
             served = master(lab).egress_ip
-            until(lambda: pod.request(SELECTED).address == served, "the new labels count", EDIT)
+            until(lambda: pod.request(SELECTED).address == served, "the new labels count", EDIT_S)
     finally:
         lab.publish("pods", [])
 

@@ -25,9 +25,9 @@ from ..lab.watch import Watch
 from .conftest import BACKEND, GATEWAY, LOGS
 
 HOUR = 3600
-WATCHED = NOTICE_S + 1.5
+WATCHED_S = NOTICE_S + 1.5
 """Seconds after each change of the clock: several times a lease."""
-TAKEOVER = 5.0
+TAKEOVER_S = 5.0
 SET = "g1"
 CLOCKS = (time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME)
 READ = f"import time; print(*map(time.clock_gettime_ns, {CLOCKS}))"
@@ -95,7 +95,7 @@ def test_nothing_moves_and_nothing_is_lost(lab: Lab, clock: Clock) -> None:
             assert 0 <= monotonic < 10
             assert 0 <= boot < 10
             began = time.monotonic()
-            until(partial(_passed, began + WATCHED), "it has been so for a while")
+            until(partial(_passed, began + WATCHED_S), "it has been so for a while")
             assert {name: mastership(node) for name, node in lab.nodes.items()} == before
         assert longest(probing.stop()).lost == 0
         assert watch.failovers() == []
@@ -111,7 +111,7 @@ def test_one_whose_clock_was_set_back_is_followed_as_soon_as_any(lab: Lab, clock
         until(lambda: watch.owner(ALONE_MS) == SET, f"{SET} is master", RECOVERY_S)
         lab.cut(SET)
         try:
-            until(lambda: watch.owner(ALONE_MS) not in ("", SET), "another one serves", TAKEOVER)
+            until(lambda: watch.owner(ALONE_MS) not in ("", SET), "another one serves", TAKEOVER_S)
             until(watch.passes, "traffic passes", RECOVERY_S)
             until(lambda: mastership(witness)[0] == watch.owner(ALONE_MS), "the worker knows", RECOVERY_S)
         finally:
@@ -119,7 +119,7 @@ def test_one_whose_clock_was_set_back_is_followed_as_soon_as_any(lab: Lab, clock
         until(lambda: watch.alone(ALONE_MS), "exactly one owner", RECOVERY_S)
         assert watch.end() == []
     changes = [change for change in events(witness) if change["before"] == SET]
-    assert 0 <= changes[-1]["silentMs"] < TAKEOVER * 1000
+    assert 0 <= changes[-1]["silentMs"] < TAKEOVER_S * 1000
     for moment in (changes[-1]["at"], mastership(witness)[2]):
         assert abs(datetime.fromisoformat(moment).timestamp() - time.time()) < HOUR / 10
     until(

@@ -34,7 +34,7 @@ CAPABILITIES = {12: "NET_ADMIN", 13: "NET_RAW", 23: "SYS_NICE"}
 """Capabilities by their numbers in linux/capability.h."""
 OTHER = {"app": "other"}
 PYTHON = Path("/usr/bin/python3")
-CHAINED_AGAIN = 3.0
+CHAINED_AGAIN_S = 3.0
 FRESH = 9700
 """Port without connections in any kernel: an earlier master's entries do not disturb a new one."""
 
@@ -217,7 +217,7 @@ def test_what_overwrites_the_configuration_is_chained_again(nodes: dict[str, Dep
     assert worker.plugins() == ["bridge", conflist_text.TYPE]
     network = worker.node.network("bridge")
     worker.runtime.use(type(network)(network.name, network.plugins[:1], network.cni_version))
-    until(lambda: worker.plugins() == ["bridge", conflist_text.TYPE], "ours is back", CHAINED_AGAIN)
+    until(lambda: worker.plugins() == ["bridge", conflist_text.TYPE], "ours is back", CHAINED_AGAIN_S)
 
 
 def test_a_selected_pod_on_its_nodes_network_is_reported_by_an_event_that_counts(

@@ -27,9 +27,9 @@ from .conftest import GATEWAY, settled
 KEEPER_PORT = 7947
 GARBAGE = bytes(16) + b"\x98" * 184
 """Datagram with the length and the first byte of a message: a daemon that gets it computes the keyed hash."""
-SECONDS = 3.0
+DURATION_S = 3.0
 """Seconds of each flood: many times a lease."""
-BUSY = 20.0
+BUSY_S = 20.0
 """Seconds of a flood on a busy machine."""
 MANY = 10_000
 """Datagrams of a flood."""
@@ -37,7 +37,7 @@ BOUND = 5.0
 """Seconds until another node serves."""
 ROUNDS = 3
 """Number of failovers of each kind."""
-WORSE = 1.5
+WORSE_FACTOR = 1.5
 """Largest ratio of the silence to that of a failover without a flood: the machine is busy with the floods themselves.
 """
 
@@ -149,8 +149,8 @@ def test_no_lease_moves(lab: Lab, pod: Pod, kind: str) -> None:
 
     with flooding(lab, pod, kind) as count:
         # On a busy machine it takes longer until that many have been sent.
-        while time.monotonic() < begun + SECONDS or count[0] < MANY:
-            assert time.monotonic() < begun + BUSY, f"{count[0]} datagrams are no flood"
+        while time.monotonic() < begun + DURATION_S or count[0] < MANY:
+            assert time.monotonic() < begun + BUSY_S, f"{count[0]} datagrams are no flood"
             assert pod.request(SELECTED).address == lab.nodes[master].host.egress_ip
         assert epochs(lab) == before
     assert refused(lab) - refused_before <= allowed()
@@ -161,7 +161,7 @@ def test_a_failover_beside_all_floods_is_as_quick_as_without(lab: Lab, pod: Pod)
     silences: dict[bool, list[float]] = {False: [], True: []}
     for flooded in (False, True) * ROUNDS:
         silences[flooded].append(failover(lab, pod, list(FLOODS) if flooded else []))
-    assert statistics.median(silences[True]) <= statistics.median(silences[False]) * WORSE, silences
+    assert statistics.median(silences[True]) <= statistics.median(silences[False]) * WORSE_FACTOR, silences
 
 
 def failover(lab: Lab, pod: Pod, floods: list[str]) -> float:

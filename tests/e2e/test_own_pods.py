@@ -21,7 +21,7 @@ from .conftest import BACKEND, GATEWAY, settled
 
 ADDRESS = "172.16.0.50"
 COUNT = 20
-PROMPT = 4.0
+PROMPT_S = 4.0
 """Seconds until the node's own routes have followed, and some of the intervals in which TCP sends again."""
 
 
@@ -44,7 +44,7 @@ def test_connections_of_its_pods_end_with_a_reset(lab: Lab, place: str) -> None:
         struck = time.time_ns()
         answer = json.loads(lab.nodes["w1"].egressctl("-o", "json", "handover", GATEWAY, "--to", target))
         assert answer["master"] == target
-        until(lambda: time.time_ns() > struck + PROMPT * 1e9, "each has had its turn")
+        until(lambda: time.time_ns() > struck + PROMPT_S * 1e9, "each has had its turn")
         outcome = fates(connections.stop(), struck)
         assert (outcome.reset, outcome.hung) == (COUNT, 0)
         assert set(outcome.errors) == {"ECONNRESET"}

@@ -24,7 +24,7 @@ from ..lab.browser import HOST, TAB, Browser, browser
 from ..lab.free_port import free_port
 from ..lab.waiting import until
 from ..unit.adapters.servers.test_metrics_http import listens
-from ..unit.show.metrics.test_families import AT, FIRST, keeper, view
+from ..unit.show.metrics.test_families import AT_S, FIRST, keeper, view
 
 AXE = resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
 
@@ -82,7 +82,7 @@ def test_a_failover_appears_within_a_second_and_without_a_reload(window: Browser
     window.visit(agent.address)
     window.run("window.before = 1; document.getElementById('egress').focus()")
     assert "g2 → g1" not in text(window, "changes")
-    change = Change(FIRST, "g2", "g1", 9, AT, 212, "g2 silent")
+    change = Change(FIRST, "g2", "g1", 9, AT_S, 212, "g2 silent")
     began = time.monotonic()
     agent.change(lease_daemon=keeper((change,)))
     until(lambda: "g2 → g1" in text(window, "changes") and "212 ms" in text(window, "egress"), "it appears")
@@ -122,7 +122,7 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
     window: Browser, agent: Agent, scheme: str, width: int
 ) -> None:
     changes = tuple(
-        Change(FIRST, before, after, number, AT + number * 600, silent, "")
+        Change(FIRST, before, after, number, AT_S + number * 600, silent, "")
         for number, (before, after, silent) in enumerate([("", "g1", 0), ("g1", "g2", 212), ("g2", "g1", 0)])
     )
     agent.change(problems=(Problem("a.yaml", "spec", "is bad", "mend it"),), lease_daemon=keeper(changes))

@@ -19,7 +19,7 @@ from ..lab.watch import Watch
 from .conftest import BACKEND, GATEWAY, LOGS
 
 NODES = ("g1", "g2", "g3", "g4")
-STAYS = 500.0
+STAYS_MS = 500.0
 """Milliseconds in which all was as expected: twice a lease, so a node that still had one has fallen silent."""
 Groups = tuple[tuple[str, ...], ...]
 
@@ -59,8 +59,8 @@ def able(groups: Groups, voting: tuple[str, ...]) -> tuple[str, ...]:
 def as_expected(watch: Watch, group: tuple[str, ...]) -> bool:
     """Exactly one of ``group`` speaks, for a while; where it is empty, nobody does."""
     if not group:
-        return watch.owners(STAYS) == {VIRTUAL: ()}
-    return watch.owner(STAYS) in group
+        return watch.owners(STAYS_MS) == {VIRTUAL: ()}
+    return watch.owner(STAYS_MS) in group
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from ..lab.node import Node
 from ..lab.pod import Pod
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
-from .plugin_node import OTHER, REPAIR, attached, capture, current, egress_ip, node, ours, refused, wipe
+from .plugin_node import OTHER, REPAIR_S, attached, capture, current, egress_ip, node, ours, refused, wipe
 
 __all__ = ["capture", "node"]
 
@@ -127,7 +127,7 @@ def test_check_names_what_is_missing_and_the_agent_repairs_it(lab: Lab, node: No
         error = until(wrong, "CHECK sees it")
     assert error.code == contract.NOT_AS_ADDED
     assert error.details
-    until(lambda: wrong() is None, "the agent has repaired it", REPAIR)
+    until(lambda: wrong() is None, "the agent has repaired it", REPAIR_S)
     assert pod.request(SELECTED).address == egress_ip(lab)
 
 
@@ -136,7 +136,7 @@ def test_the_agent_restores_a_rule_that_another_program_flushed(node: Node) -> N
     guard = ("chain", "inet", ids.NFT_NODE_INET, "forward_guard")
     before = node.machine.run("nft", "-s", "list", *guard)
     node.machine.run("nft", "flush", *guard)
-    until(lambda: node.machine.run("nft", "-s", "list", *guard) == before, "the chain is as it was", REPAIR)
+    until(lambda: node.machine.run("nft", "-s", "list", *guard) == before, "the chain is as it was", REPAIR_S)
 
 
 def connections(node: Node, pod: Pod) -> str:
@@ -253,7 +253,7 @@ def test_every_veth_of_a_pod_is_tagged(lab: Lab, node: Node) -> None:
     assert tag("vsec") == tag(pod.host_interface) != "default"
     assert pod.request(SELECTED).address == egress_ip(lab)
     node.machine.ip("link set dev vsec group 0")
-    until(lambda: tag("vsec") == tag(pod.host_interface), "the agent puts the tag back", REPAIR)
+    until(lambda: tag("vsec") == tag(pod.host_interface), "the agent puts the tag back", REPAIR_S)
     ours(node, "CHECK", pod)
     pod.machine.ip("link del net1")
     until(lambda: node.agent.call("pods")["pods"][0]["interfaces"] == [pod.host_interface], "one is left", 10)

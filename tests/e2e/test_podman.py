@@ -19,7 +19,7 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
 OTHER = {"app": "other"}
-LOOK = 15.0
+LOOK_S = 15.0
 """Seconds within which an agent reads the engines again."""
 
 
@@ -126,7 +126,7 @@ def test_a_kube_manifest_brings_labels(lab: Lab, node: Node, podman: Podman) -> 
     assert member.request(SELECTED).address == egress_ip(lab)
     member.detach()
     podman.call("play", "kube", "--replace", str(manifest))
-    until(lambda: problems(node, "played"), "status says that it has a network of its own", LOOK)
+    until(lambda: problems(node, "played"), "status says that it has a network of its own", LOOK_S)
     podman.call("pod", "rm", "--force", "played")
     podman.call("network", "rm", "podman-default-kube-network")
 
@@ -137,21 +137,21 @@ def test_what_runs_beside_the_chain_is_a_problem(node: Node, podman: Podman) -> 
     guest = podman.start("guest", BACKEND, "--network", "container:owner")
     on_host = podman.start("hosted", BACKEND, "--network", "host")
     nowhere = podman.start("nowhere", BACKEND, "--network", "none")
-    until(lambda: problems(node, "guest") and problems(node, "hosted"), "status names both", LOOK)
+    until(lambda: problems(node, "guest") and problems(node, "hosted"), "status names both", LOOK_S)
     assert "it uses the network of container owner" in problems(node, "guest")[0]
     assert "it uses the node's network" in problems(node, "hosted")[0]
     assert node.agent.call("explain", pod="hosted", destination=OUTSIDE)["verdict"] == "direct"
     assert not problems(node, "owner") and not problems(node, "nowhere")
     for container in (guest, on_host, nowhere, owner):
         container.stop()
-    until(lambda: not problems(node, "guest"), "the problem is gone with it", LOOK)
+    until(lambda: not problems(node, "guest"), "the problem is gone with it", LOOK_S)
 
 
 def test_a_container_of_a_network_without_the_plugin_is_a_problem(node: Node, podman: Podman) -> None:
     chained = node.network("bridge")
     podman.use(replace(chained, name="bare", plugins=chained.plugins[:1]))
     outside = podman.start("bare", BACKEND)
-    until(lambda: problems(node, "bare"), "status names it", LOOK)
+    until(lambda: problems(node, "bare"), "status names it", LOOK_S)
     assert "podman did not call the plugin for it" in problems(node, "bare")[0]
     outside.stop()
 
@@ -167,12 +167,12 @@ def test_podman_with_netavark_is_a_problem_with_a_hint(node: Node, podman: Podma
     try:
         container = other.start("unseen", BACKEND)
         assert container.request(SELECTED).address == node.host.ip
-        until(lambda: problems(node, "unseen"), "status names it", LOOK)
+        until(lambda: problems(node, "unseen"), "status names it", LOOK_S)
         assert "network backend is netavark" in problems(node, "unseen")[0]
         explained = node.agent.call("explain", pod="unseen", destination=OUTSIDE)
         assert (explained["verdict"], explained["via"], explained["ip"]) == ("direct", "", "")
         container.stop()
-        until(lambda: not problems(node, "unseen"), "the problem is gone with it", LOOK)
+        until(lambda: not problems(node, "unseen"), "the problem is gone with it", LOOK_S)
     finally:
         lead(place, podman.root)
         other.end()
@@ -186,10 +186,10 @@ def test_labels_that_become_known_count(lab: Lab, node: Node, podman: Podman, pl
     try:
         container = podman.start("lenient", BACKEND)
         assert container.request(SELECTED).address == node.host.ip
-        until(lambda: problems(node, "lenient"), "status names it", LOOK)
+        until(lambda: problems(node, "lenient"), "status names it", LOOK_S)
         assert "it uses no gateway" in problems(node, "lenient")[0]
         lead(place, podman.root)
-        until(lambda: container.request(SELECTED, 0.5).address == egress_ip(lab), "it is steered", LOOK)
+        until(lambda: container.request(SELECTED, 0.5).address == egress_ip(lab), "it is steered", LOOK_S)
         assert not problems(node, "lenient")
         container.stop()
     finally:

@@ -19,7 +19,7 @@ from ..lab.pod import Pod
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
-TAKEOVER = 5.0
+TAKEOVER_S = 5.0
 """Seconds until another node serves, on a busy machine; ``tests/bench`` measures the true time."""
 ROUTER = "172.16.0.1"
 """The next hop of the egress nodes, toward the outside."""
@@ -88,10 +88,12 @@ def test_the_witness_makes_a_majority(witnessed: Lab) -> None:
     [other] = others(lab, master)
     assert set(worker.agent.status()["voters"]) == {"g1", "g2", "w1"}
     with talking(worker) as pod, cut_off(lab, master):
-        until(lambda: served_by(pod, lab.nodes[other]), "the other one serves", TAKEOVER)
+        until(lambda: served_by(pod, lab.nodes[other]), "the other one serves", TAKEOVER_S)
         assert not egress(worker)["survivor"]
         until(
-            lambda: egress(lab.nodes[master])["state"] == "standby", "the one that is cut off knows", TAKEOVER
+            lambda: egress(lab.nodes[master])["state"] == "standby",
+            "the one that is cut off knows",
+            TAKEOVER_S,
         )
         assert masters(lab, [master, other]) == [other]
 
@@ -99,7 +101,7 @@ def test_the_witness_makes_a_majority(witnessed: Lab) -> None:
 def test_when_no_gateway_is_left_pods_get_an_error_at_once(witnessed: Lab) -> None:
     lab, worker = witnessed, witnessed.nodes["w1"]
     with talking(worker) as pod, cut_off(lab, "g1", "g2"):
-        until(lambda: refused(pod), "pods are told", TAKEOVER)
+        until(lambda: refused(pod), "pods are told", TAKEOVER_S)
         assert egress(worker)["master"] == ""
         assert egress(worker)["reason"]
 
@@ -126,7 +128,7 @@ def test_direct_lets_pods_out_until_a_gateway_is_back(witnessed: Lab) -> None:
         until(lambda: egress(worker)["whenNoGateway"] == "Direct", "status says so")
         with talking(worker) as pod, cut_off(lab, "g1", "g2"):
             until(
-                lambda: pod.request(SELECTED, 0.3).address == worker.host.ip, "it leaves directly", TAKEOVER
+                lambda: pod.request(SELECTED, 0.3).address == worker.host.ip, "it leaves directly", TAKEOVER_S
             )
             explained = json.loads(worker.egressctl("explain", "talker", "203.0.113.10", "-o", "json"))
             assert explained["verdict"] == "direct"
@@ -168,13 +170,13 @@ def test_of_two_nodes_the_survivor_serves(plugin: Path) -> None:
         [other] = others(lab, master)
         with talking(lab.nodes[other]) as pod:
             with cut_off(lab, master):
-                until(lambda: served_by(pod, lab.nodes[other]), "the survivor serves", 2 * TAKEOVER)
+                until(lambda: served_by(pod, lab.nodes[other]), "the survivor serves", 2 * TAKEOVER_S)
                 assert egress(lab.nodes[other])["survivor"]
                 assert "held without a majority" in lab.nodes[other].egressctl("status")
-            until(lambda: not egress(lab.nodes[other])["survivor"], "a majority holds it again", TAKEOVER)
+            until(lambda: not egress(lab.nodes[other])["survivor"], "a majority holds it again", TAKEOVER_S)
             after = lab.wait_settled(GATEWAY)
             assert masters(lab, ["g1", "g2"]) == [after]
-            until(lambda: served_by(pod, lab.nodes[after]), "traffic passes", TAKEOVER)
+            until(lambda: served_by(pod, lab.nodes[after]), "traffic passes", TAKEOVER_S)
 
 
 # -- three nodes, two of them cut off
@@ -183,16 +185,16 @@ def test_of_two_nodes_the_survivor_serves(plugin: Path) -> None:
 def test_strict_without_a_majority_no_node_serves(strict: Lab) -> None:
     left = strict.wait_settled(GATEWAY)
     with talking(strict.nodes[left]) as pod:
-        until(lambda: served_by(pod, strict.nodes[left]), "traffic passes", TAKEOVER)
+        until(lambda: served_by(pod, strict.nodes[left]), "traffic passes", TAKEOVER_S)
         with cut_off(strict, *others(strict, left)):
-            until(lambda: egress(strict.nodes[left])["state"] == "standby", "it lets go", TAKEOVER)
-            until(lambda: not egress(strict.nodes[left])["master"], "and knows of no other", TAKEOVER)
-            until(lambda: refused(pod), "its own pods are told", TAKEOVER)
+            until(lambda: egress(strict.nodes[left])["state"] == "standby", "it lets go", TAKEOVER_S)
+            until(lambda: not egress(strict.nodes[left])["master"], "and knows of no other", TAKEOVER_S)
+            until(lambda: refused(pod), "its own pods are told", TAKEOVER_S)
             status = strict.nodes[left].agent.status()
             assert status["isolated"]
             assert "majority" in egress(strict.nodes[left])["reason"]
         after = strict.wait_settled(GATEWAY)
-        until(lambda: served_by(pod, strict.nodes[after]), "traffic passes again", TAKEOVER)
+        until(lambda: served_by(pod, strict.nodes[after]), "traffic passes again", TAKEOVER_S)
 
 
 def test_availability_first_the_one_that_is_left_serves(plugin: Path) -> None:
@@ -206,7 +208,7 @@ def test_availability_first_the_one_that_is_left_serves(plugin: Path) -> None:
                 assert egress(lab.nodes[left])["survivor"]
             after = lab.wait_settled(GATEWAY)
             assert masters(lab, ["g1", "g2", "g3"]) == [after]
-            until(lambda: served_by(pod, lab.nodes[after]), "traffic passes", TAKEOVER)
+            until(lambda: served_by(pod, lab.nodes[after]), "traffic passes", TAKEOVER_S)
 
 
 # -- an upstream that stops answering
@@ -223,7 +225,7 @@ def test_a_silent_upstream_moves_the_master(plugin: Path) -> None:
         )
         with talking(lab.nodes["w1"]) as pod:
             lab.nodes[master].machine.run("nft", "-f", "-", text=deaf)
-            until(lambda: served_by(pod, lab.nodes[other]), "the other one serves", TAKEOVER)
+            until(lambda: served_by(pod, lab.nodes[other]), "the other one serves", TAKEOVER_S)
             assert egress(lab.nodes[master])["reason"] == f"upstream {ROUTER} does not answer"
             lab.nodes[master].machine.run("nft", "delete", "table", "inet", "lab_deaf")
             assert lab.wait_settled(GATEWAY) == other, "who is ready again takes nothing back"

@@ -28,7 +28,7 @@ from ..lab.silence import longest
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
-EDIT = 1.0
+EDIT_S = 1.0
 """Seconds within which an edit takes effect."""
 OTHER = {"app": "other"}
 
@@ -98,13 +98,13 @@ def test_pod_documents_select_running_pods_and_leave_others_alone(lab: Lab, node
     pod, bystander = node.pod("edited", OTHER), node.pod("bystander", BACKEND)
     with undisturbed(lab, node, bystander):
         lab.publish("more", [described("edited", BACKEND)])
-        until(leaves_by(pod, served), "its new document selects it", EDIT)
+        until(leaves_by(pod, served), "its new document selects it", EDIT_S)
         lab.publish("more", [described("edited", {"app": "third"})])
-        until(leaves_by(pod, worker), "its document lets it go", EDIT)
+        until(leaves_by(pod, worker), "its document lets it go", EDIT_S)
         lab.publish("more", [described("edited", BACKEND)])
-        until(leaves_by(pod, served), "its document selects it again", EDIT)
+        until(leaves_by(pod, served), "its document selects it again", EDIT_S)
         lab.publish("more", [])
-        until(leaves_by(pod, worker), "without it the labels of its CNI call count", EDIT)
+        until(leaves_by(pod, worker), "without it the labels of its CNI call count", EDIT_S)
         pod.check()
 
 
@@ -134,9 +134,9 @@ def test_policies_come_and_go_beside_a_pod_that_they_do_not_concern(lab: Lab, no
     late = documents.policy("a-late", GATEWAY, {"app": "late"})
     with undisturbed(lab, node, bystander):
         lab.publish("more", [late])
-        until(leaves_by(pod, egress_ip(lab)), "the new policy selects it", EDIT)
+        until(leaves_by(pod, egress_ip(lab)), "the new policy selects it", EDIT_S)
         lab.publish("more", [])
-        until(leaves_by(pod, node.host.ip), "the policy is gone", EDIT)
+        until(leaves_by(pod, node.host.ip), "the policy is gone", EDIT_S)
 
 
 def test_the_first_round_after_an_add_forgets_no_connection(lab: Lab, node: Node) -> None:
@@ -150,7 +150,7 @@ def test_the_first_round_after_an_add_forgets_no_connection(lab: Lab, node: Node
     before = connections()
     assert before
     lab.publish("more", [documents.policy("a-late", GATEWAY, {"app": "late"})])
-    until(lambda: len(node.plan()["policies"]) == 2, "a round has begun", EDIT)
+    until(lambda: len(node.plan()["policies"]) == 2, "a round has begun", EDIT_S)
     node.pod("after", BACKEND)
     assert connections() >= before
 
@@ -160,12 +160,12 @@ def test_labels_of_namespaces(lab: Lab, node: Node) -> None:
     policy["spec"]["selectors"][0]["namespaceSelector"] = {"matchLabels": {"team": "pay"}}
     pod = node.pod("pay", {"app": "pay"})
     lab.publish("more", [policy, namespace("prod", {"team": "play"})])
-    until(lambda: len(node.plan()["policies"]) == 2, "the policy is in the plan", EDIT)
+    until(lambda: len(node.plan()["policies"]) == 2, "the policy is in the plan", EDIT_S)
     assert pod.request(SELECTED).address == node.host.ip
     lab.publish("more", [policy, namespace("prod", {"team": "pay"})])
-    until(leaves_by(pod, egress_ip(lab)), "the namespace's label selects it", EDIT)
+    until(leaves_by(pod, egress_ip(lab)), "the namespace's label selects it", EDIT_S)
     lab.publish("more", [policy])
-    until(leaves_by(pod, node.host.ip), "the namespace has no labels any more", EDIT)
+    until(leaves_by(pod, node.host.ip), "the namespace has no labels any more", EDIT_S)
 
 
 def test_a_nodes_address_changes(lab: Lab, node: Node) -> None:
@@ -180,7 +180,7 @@ def test_a_nodes_address_changes(lab: Lab, node: Node) -> None:
                 document["status"]["addresses"] = [{"type": "InternalIP", "address": "10.0.0.99"}]
         lab.publish("nodes", moved)
         fdb = ("bridge", "fdb", "show")
-        until(lambda: "10.0.0.99" in node.machine.run(*fdb), "the worker's tunnel follows", EDIT)
+        until(lambda: "10.0.0.99" in node.machine.run(*fdb), "the worker's tunnel follows", EDIT_S)
         assert master.host.ip not in node.machine.run(*fdb).split()
         lab.wait_settled(GATEWAY)
         until(leaves_by(pod, egress_ip(lab)), "traffic passes by the new address")
@@ -200,13 +200,17 @@ def test_the_gateways_interface_changes(lab: Lab, node: Node) -> None:
     for name in ("g1", "g2"):
         lab.nodes[name].machine.ip("route replace 203.0.113.0/24 via 10.0.0.1")
     try:
-        until(lambda: pod.request(SELECTED, 0.3).address in inner, "the other interface's address", 2 * EDIT)
+        until(
+            lambda: pod.request(SELECTED, 0.3).address in inner, "the other interface's address", 2 * EDIT_S
+        )
     finally:
         for name in ("g1", "g2"):
             lab.nodes[name].machine.ip("route del 203.0.113.0/24 via 10.0.0.1")
     lab.publish("objects", objects(lab))
     # A master that has to change its interface lets go; which of the two serves then is open.
-    until(lambda: pod.request(SELECTED, 0.3).address in outer, "a first interface's address again", 2 * EDIT)
+    until(
+        lambda: pod.request(SELECTED, 0.3).address in outer, "a first interface's address again", 2 * EDIT_S
+    )
     lab.wait_settled(GATEWAY)
 
 
@@ -217,10 +221,10 @@ def test_an_egress_interface_that_appears_later_counts_at_once(lab: Lab, node: N
         return next(str(m["reason"]) for m in standby.agent.status()["members"] if m["node"] == standby.name)
 
     standby.machine.ip("link set eth1 down", "link set eth1 name away")
-    until(lambda: "eth1" in reason(), "it is not ready", EDIT)
-    until(lambda: "does not exist" in reason(), "it says why", EDIT)
+    until(lambda: "eth1" in reason(), "it is not ready", EDIT_S)
+    until(lambda: "does not exist" in reason(), "it says why", EDIT_S)
     standby.machine.ip("link set away name eth1", "link set eth1 up", "route add default via 172.16.0.1")
-    until(lambda: reason() == "", "it is ready again", EDIT)
+    until(lambda: reason() == "", "it is ready again", EDIT_S)
 
 
 def test_a_broken_file_keeps_its_last_state_and_is_a_problem(lab: Lab, node: Node) -> None:
@@ -228,21 +232,21 @@ def test_a_broken_file_keeps_its_last_state_and_is_a_problem(lab: Lab, node: Nod
     path = node.manifests / "objects.yaml"
     with undisturbed(lab, node, pod):
         path.write_text(path.read_text() + "---\n- [")
-        until(lambda: problems(node), "it is told", EDIT)
+        until(lambda: problems(node), "it is told", EDIT_S)
     [problem] = problems(node)
     assert problem["source"].startswith(str(path))
     gateway, policy = objects(lab)
     policy["spec"]["destinationCIDRs"] = ["203.0.113.0/42"]
     with undisturbed(lab, node, pod):
         node.write("objects", [gateway, policy])
-        until(lambda: problems(node) not in ([], [problem]), "another problem is told", EDIT)
+        until(lambda: problems(node) not in ([], [problem]), "another problem is told", EDIT_S)
     [problem] = problems(node)
     assert problem["path"] == "spec.destinationCIDRs[0]"
     text = node.egressctl("status")
     assert str(path) in text
     assert "spec.destinationCIDRs[0]" in text
     node.write("objects", objects(lab))
-    until(lambda: problems(node) == [], "nothing is wrong any more", EDIT)
+    until(lambda: problems(node) == [], "nothing is wrong any more", EDIT_S)
 
 
 def problems(node: Node) -> list[dict[str, str]]:
@@ -253,7 +257,7 @@ def test_a_broken_file_does_not_let_pods_out_after_a_restart(lab: Lab, node: Nod
     pod = node.pod("talker", BACKEND)
     with undisturbed(lab, node, pod):
         (node.manifests / "objects.yaml").write_text("spec: [")
-        until(lambda: problems(node), "it is told", EDIT)
+        until(lambda: problems(node), "it is told", EDIT_S)
         node.agent.kill()
         node.agent.start()
         until(lambda: problems(node), "it is told again")
@@ -269,7 +273,7 @@ def test_files_edited_in_place_let_no_pod_out(lab: Lab, node: Node) -> None:
         for prefix in ("203.0.112.0/23", "203.0.113.0/24") * 4:
             path.write_text("")
             path.write_text(text.replace("203.0.113.0/24", prefix))
-            until(partial(leads, node, prefix), "the edit counts", EDIT)
+            until(partial(leads, node, prefix), "the edit counts", EDIT_S)
         assert capture.sources(SELECTED) == {address}
 
 
@@ -286,8 +290,8 @@ def test_the_first_edit_after_a_restart_replaces_no_rules(lab: Lab, node: Node) 
     policy["spec"]["destinationCIDRs"] = ["203.0.112.0/23"]
     with undisturbed(lab, node, pod):
         node.write("objects", [gateway, policy])
-        until(partial(leads, node, "203.0.112.0/23"), "the edit counts", EDIT)
-        until(lambda: "nftables" in node.log()[before:], "the kernel follows", EDIT)
+        until(partial(leads, node, "203.0.112.0/23"), "the edit counts", EDIT_S)
+        until(lambda: "nftables" in node.log()[before:], "the kernel follows", EDIT_S)
     assert "updated nftables table inet egress_gateway" in node.log()[before:]
     assert "replaced" not in node.log()[before:]
 

@@ -23,11 +23,11 @@ ADDRESS = "172.16.0.50"
 FIRST = 21000
 """Port below those that the kernel gives to other programs (``ip_local_port_range``)."""
 COUNT = 40
-PROMPT = 3.0
+PROMPT_S = 3.0
 """Seconds from the cut: the failover, and some of the intervals in which TCP sends again."""
-PATIENT = 8.0
+PATIENT_S = 8.0
 """Seconds from the cut where TCP must send again three times."""
-SILENT = 600_000.0
+SILENT_MS = 600_000.0
 """Milliseconds from line to line: so many that none is sent."""
 
 
@@ -85,7 +85,7 @@ def through_a_cut(
 
 
 def test_each_connection_goes_on_or_ends_with_a_reset(lab: Lab) -> None:
-    kept, replaced = through_a_cut(lab, (FIRST, FIRST), (200, 200), PROMPT, COUNT)
+    kept, replaced = through_a_cut(lab, (FIRST, FIRST), (200, 200), PROMPT_S, COUNT)
     assert (kept.hung, replaced.hung) == (0, 0), "nobody is left to a time-out"
     assert (replaced.alive, replaced.reset) == (0, COUNT)
     assert kept.alive > 0
@@ -93,10 +93,10 @@ def test_each_connection_goes_on_or_ends_with_a_reset(lab: Lab) -> None:
 
 
 def test_a_connection_with_the_port_of_a_silent_one_is_reset_too(lab: Lab) -> None:
-    _, replaced = through_a_cut(lab, (FIRST, FIRST), (SILENT, 200), PATIENT, COUNT)
+    _, replaced = through_a_cut(lab, (FIRST, FIRST), (SILENT_MS, 200), PATIENT_S, COUNT)
     assert (replaced.alive, replaced.hung, replaced.reset) == (0, 0, COUNT)
 
 
 def test_connections_whose_ports_are_free_go_on(lab: Lab) -> None:
-    one, other = through_a_cut(lab, (FIRST, FIRST + COUNT), (200, 20), PROMPT, 0)
+    one, other = through_a_cut(lab, (FIRST, FIRST + COUNT), (200, 20), PROMPT_S, 0)
     assert (one.alive, other.alive) == (COUNT, COUNT)

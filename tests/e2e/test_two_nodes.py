@@ -19,9 +19,9 @@ from ..lab.watch import Watch
 from .conftest import BACKEND, GATEWAY, LOGS
 
 NODES = ("g1", "g2")
-TAKEOVER = 10.0
+TAKEOVER_S = 10.0
 """Seconds until the survivor serves, on a busy machine: it waits for a majority, then for answers of the LAN."""
-STAYS = 1000.0
+STAYS_MS = 1000.0
 """Milliseconds in which exactly one node speaks: several leases, and several probes of the LAN."""
 
 
@@ -62,7 +62,7 @@ def test_the_master_is_cut_off_and_the_other_one_serves(lab: Lab) -> None:
     [other] = {*NODES} - {master}
     with Watch(lab, [VIRTUAL], list(lab.nodes[other].pods.values())) as watch:
         with cut(lab, master):
-            until(lambda: watch.owner(STAYS) == other, f"{other} speaks alone", TAKEOVER)
+            until(lambda: watch.owner(STAYS_MS) == other, f"{other} speaks alone", TAKEOVER_S)
             until(watch.passes, "traffic passes", RECOVERY_S)
             until(lambda: survivor(lab, other), "status says that no majority holds it", RECOVERY_S)
         settled_again(lab, watch)
@@ -85,7 +85,7 @@ def test_on_one_lan_two_nodes_that_do_not_receive_from_each_other_never_both_sen
     master = lab.wait_settled(GATEWAY, 40)
     with Watch(lab, [VIRTUAL]) as watch:
         with channel_cut(lab, master):
-            owner = until(lambda: _alone(lab, watch), "one survivor", TAKEOVER)
+            owner = until(lambda: _alone(lab, watch), "one survivor", TAKEOVER_S)
             [other] = {*NODES} - {owner}
             assert not survivor(lab, other)
         settled_again(lab, watch)
@@ -94,5 +94,5 @@ def test_on_one_lan_two_nodes_that_do_not_receive_from_each_other_never_both_sen
 
 def _alone(lab: Lab, watch: Watch) -> str:
     """Return the one that speaks, by its own word without a majority; empty if there is none."""
-    owner = watch.owner(STAYS)
+    owner = watch.owner(STAYS_MS)
     return owner if owner and survivor(lab, owner) else ""

@@ -13,11 +13,11 @@ from ..lab import topology
 from ..lab.lab import Lab
 from ..lab.overlap import SHORT_SILENCE_MS
 
-INTERVAL = 0.05
+INTERVAL_S = 0.05
 """Seconds between adverts."""
-WATCHED = 1.0
+WATCHED_S = 1.0
 """Seconds that each failure lasts here."""
-BELIEVED = 4 * INTERVAL
+BELIEVED = 4 * INTERVAL_S
 """Seconds after which the other node believes that it is alone: three adverts and the skew."""
 WITNESSED = 4 * SHORT_SILENCE_MS
 """Milliseconds. An overlap is cut into pieces if an observer gets no processor time for ``SHORT_SILENCE_MS``."""
@@ -33,10 +33,10 @@ def lab() -> Iterator[Lab]:
 
 @pytest.mark.parametrize("failure", RIVAL_FAILURES, ids=lambda failure: failure.name)
 def test_keepalived(lab: Lab, failure: RivalFailure) -> None:
-    (run,) = rival.measure(lab, INTERVAL, replace(failure, seconds=WATCHED))
+    (run,) = rival.measure(lab, INTERVAL_S, replace(failure, seconds=WATCHED_S))
     assert run.moved
     if failure.name in TWO_OWNERS:
         assert run.overlap > WITNESSED
     if failure.name == "node cut off":
         assert run.overlap == 0
-        assert BELIEVED * 1000 / 2 < run.silence < WATCHED * 1000
+        assert BELIEVED * 1000 / 2 < run.silence < WATCHED_S * 1000

@@ -27,7 +27,7 @@ from tests.unit.lease.simulation import Network
 
 from .values import HOSTILE, places, put
 
-ALTERED = 0.2
+ALTERED_SHARE = 0.2
 """Share of the messages with another envelope."""
 ROUNDS = 40
 """Messages in one scenario."""
@@ -101,7 +101,7 @@ def send(network: Network, target: str, body: Any, rng: random.Random | None = N
     if raw is None:
         return
     datagram = attacker.endpoint.seal(target, raw)
-    if rng is not None and rng.random() < ALTERED:
+    if rng is not None and rng.random() < ALTERED_SHARE:
         datagram = altered(datagram, attacker.endpoint.keys.signing, rng)
     effects = victim.receive(
         datagram, network.machines[source].address, network.machines[target].clock(network.now)

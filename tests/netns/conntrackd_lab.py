@@ -29,7 +29,7 @@ WORKER, SERVER, VIRTUAL = "10.84.0.21", "203.0.113.10", "172.16.0.50"
 NODES = {"g1": "10.84.0.7", "g2": "10.84.0.8", "g3": "10.84.0.9"}
 DEVICE, ADDRESS = "egw-sync", "169.254.233.3"
 TUNNELED = 0x08000000
-REFRESH = 1.0
+REFRESH_S = 1.0
 TIMEOUT_S = 15.0
 
 RULES = """
@@ -209,7 +209,7 @@ async def agent(run_dir: Path) -> None:
             (run_dir / "state.new").write_bytes(msgspec.json.encode(state))
             (run_dir / "state.new").replace(run_dir / "state.json")
 
-    sync = ConnectionSync(run_dir, leave_state, refresh=REFRESH)
+    sync = ConnectionSync(run_dir, leave_state, refresh=REFRESH_S)
     sync.set({"sync": (run_dir / "text").read_text()})
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(

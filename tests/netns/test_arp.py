@@ -20,7 +20,7 @@ from .link import VIRTUAL, VIRTUAL6, Witness
 
 ADDRESSES = pytest.mark.parametrize("address", [VIRTUAL, VIRTUAL6])
 HERE = [(VIRTUAL, "eth1"), (VIRTUAL6, "eth1")]
-SECONDS = 10.0
+DURATION_S = 10.0
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ ATTACKER = "g3"
 """Node in whose place there is the attacker: the other two are a majority without it."""
 CONFIG_INTERVAL_S = 0.2
 """Seconds from one sign of life of the daemons' agent to the next."""
-PAUSE = 0.0005
+PAUSE_S = 0.0005
 """Seconds from one message to the next."""
 
 
@@ -110,7 +110,7 @@ def test_whatever_a_holder_of_the_key_sends_real_daemons_live_and_serve(cluster:
                 for node in honest(cluster):
                     node.send_config()
                     node.read_state()
-            time.sleep(PAUSE)  # a flood would be another test
+            time.sleep(PAUSE_S)  # a flood would be another test
     message = f"seed {SEED}, {sent} messages: {logged(cluster)}"
     assert [node.namespace.pids() for node in honest(cluster)] == [[pid] for pid in pids], message
     until(lambda: master(cluster), f"one of two is master again; {message}", seconds=20)

@@ -17,7 +17,7 @@ from ..lab.silence import longest
 from ..lab.waiting import until
 
 CLIENT = "g1"
-PAUSE = 0.3
+PAUSE_S = 0.3
 """Seconds that exceed the shortest time-out of TCP."""
 
 
@@ -68,10 +68,10 @@ def test_nothing_happens_to_connections(lab: Lab, count: int, interval: float) -
 def test_a_pause_is_found(lab: Lab) -> None:
     with connections(lab, 100, 10) as load:
         with disturbed(lab, f"tcp dport {SELECTED} drop"):
-            arrived(lab, PAUSE)
+            arrived(lab, PAUSE_S)
         found = fates(load.stop(), 0)
     assert (found.alive, found.reset, found.hung) == (100, 0, 0)
-    assert found.longest_pause > PAUSE * 1000
+    assert found.longest_pause > PAUSE_S * 1000
 
 
 def test_resets_differ_from_silence(lab: Lab) -> None:
@@ -82,7 +82,7 @@ def test_resets_differ_from_silence(lab: Lab) -> None:
         with disturbed(lab, f"{lost} 4 reject with tcp reset"):
             machine = lab.machines["outside"]
             machine.run("nft", "add", "rule", "inet", "lab_loss", "in", *f"{lost} 2 drop".split())
-            arrived(lab, PAUSE)
+            arrived(lab, PAUSE_S)
             outcomes = load.stop()
     found = fates(outcomes, struck)
     assert found.alive > 0
@@ -101,18 +101,18 @@ def test_connections_that_cannot_be_opened_are_an_error(lab: Lab) -> None:
 def test_a_flow_loses_what_was_dropped(lab: Lab) -> None:
     machine, log = lab.machines[CLIENT], lab.directory / "load.log"
     with Flow(machine, log, SELECTED) as flow:
-        arrived(lab, PAUSE)
+        arrived(lab, PAUSE_S)
         whole = flow.stop()
     assert longest(whole).lost == 0
-    assert len(whole) > PAUSE * 500
+    assert len(whole) > PAUSE_S * 500
     with Flow(machine, log, SELECTED) as flow:
         with disturbed(lab, f"udp dport {SELECTED} drop"):
-            arrived(lab, PAUSE)
-        arrived(lab, PAUSE)
+            arrived(lab, PAUSE_S)
+        arrived(lab, PAUSE_S)
         silence = longest(flow.stop())
     assert silence.ended
-    assert silence.milliseconds > PAUSE * 1000
-    assert silence.lost > PAUSE * 500
+    assert silence.milliseconds > PAUSE_S * 1000
+    assert silence.lost > PAUSE_S * 500
 
 
 def test_each_address_is_asked_for(lab: Lab) -> None:
@@ -122,11 +122,11 @@ def test_each_address_is_asked_for(lab: Lab) -> None:
     add, delete = ([f"address {verb} {a}/32 dev eth1" for a in addresses] for verb in ("add", "del"))
     machines[0].ip(*add)
     with Asking(lab.machines["router"], lab.directory / "load.log", "eth1", addresses) as asking:
-        arrived(lab, PAUSE)
+        arrived(lab, PAUSE_S)
         struck = time.time_ns()
         machines[0].ip(*delete)
         machines[1].ip(*add[1:])
-        arrived(lab, PAUSE)
+        arrived(lab, PAUSE_S)
         answers = asking.stop()
     machines[1].ip(*delete[1:])
     found = recovered(answers, struck, macs[0])

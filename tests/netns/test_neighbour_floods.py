@@ -29,9 +29,9 @@ OTHER = {VIRTUAL: "172.16.0.51", VIRTUAL6: "2001:db8::51"}
 ADDRESSES = pytest.mark.parametrize("address", [VIRTUAL, VIRTUAL6])
 CHANGE_MACS = pytest.mark.parametrize("change_macs", [False, True], ids=["one MAC", "another MAC each time"])
 ROUNDS = 20
-SECONDS = 0.2
+DURATION_S = 0.2
 """Seconds until a probe is answered, or a claim is noticed, in a flood: the median of all rounds."""
-WORST = 0.9
+WORST_S = 0.9
 """The same time in each single round. A machine probes again after one second."""
 FLOODED = 10_000
 """Frames that have come before a test begins."""
@@ -85,7 +85,7 @@ def test_another_machine_resolves_the_address(
         lan.c.socket(family, socket.SOCK_DGRAM) as sender,
     ):
         lan.a.inside(lambda: receiver.bind(("", PORT)))
-        receiver.settimeout(WORST)
+        receiver.settimeout(WORST_S)
         waited = []
         for number in range(ROUNDS):
             lan.c.ip("neighbour flush dev eth1")
@@ -93,7 +93,7 @@ def test_another_machine_resolves_the_address(
             sender.sendto(str(number).encode(), (address, PORT))
             assert receiver.recv(16) == str(number).encode()
             waited.append(time.monotonic() - began)
-        assert statistics.median(waited) < SECONDS
+        assert statistics.median(waited) < DURATION_S
 
 
 def test_a_duplicate_is_found(lan: Lan, tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_a_claim_to_another_address_is_noticed(
                 began = time.monotonic()
                 repeatedly(lambda: send(lan.c, claim(other, stranger)), lambda: other in noticed)
                 waited.append(time.monotonic() - began)
-            assert statistics.median(waited) < SECONDS
-            assert max(waited) < WORST
+            assert statistics.median(waited) < DURATION_S
+            assert max(waited) < WORST_S
             if flood == "claims":
                 until(lambda: address in noticed, "the flood's address is noticed")
 
@@ -177,5 +177,5 @@ def test_the_same_address_is_noticed_again_and_again(
             until(lambda: len(times) > began, "it is noticed")
             until(lambda: times[-1] - times[began] > 10 * PERIOD_NS, "some periods have passed")
     seen = times[began:]
-    assert max(later - earlier for earlier, later in itertools.pairwise(seen)) < WORST * 1e9
+    assert max(later - earlier for earlier, later in itertools.pairwise(seen)) < WORST_S * 1e9
     assert len(seen) <= ((seen[-1] - seen[0]) // PERIOD_NS + 2) * FRAMES

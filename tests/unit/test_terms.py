@@ -74,7 +74,7 @@ def test_no_identifier_is_made_of_banned_terms() -> None:
 
 
 def test_a_constant_that_is_no_whole_number_has_its_unit() -> None:
-    sources = modules("cni", "gateway_agent", "tests/lab", "tests/bench")
+    sources = modules("cni", "gateway_agent", "tests")
     found = {path: [*without_unit(source)] for path, source in sources.items()}
     assert {path: names for path, names in found.items() if names} == {}
 

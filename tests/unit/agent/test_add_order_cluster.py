@@ -25,7 +25,7 @@ from .gates import Gates, settle
 from .test_add_order import LABELS, World, judged, request
 
 T = TypeVar("T")
-LATE = 60.0
+LATE_S = 60.0
 """Seconds that exceed the length of a run, since no clock is to decide."""
 
 
@@ -72,13 +72,13 @@ class HeldApi(Api):
     async def quiet(self) -> None:
         """Wait until nothing is on its way to the server or back."""
         await settle()
-        async with asyncio.timeout(LATE), self._news:
+        async with asyncio.timeout(LATE_S), self._news:
             await self._news.wait_for(lambda: not self._in_flight)
         await settle()
 
     async def reported(self, path: str) -> None:
         """Wait until the watch of ``path`` has an event, if it was waiting for one."""
-        async with asyncio.timeout(LATE), self._news:
+        async with asyncio.timeout(LATE_S), self._news:
             await self._news.wait_for(lambda: path not in self._silent)
         await settle()
 
@@ -126,7 +126,7 @@ class Reported:
 
     async def open_all(self, until: Callable[[], bool]) -> None:
         """Open gates in the order of arrival until something holds."""
-        async with asyncio.timeout(LATE):
+        async with asyncio.timeout(LATE_S):
             while not until():
                 await settle()
                 await self.open_first()
@@ -183,7 +183,7 @@ def server(shared: LocalServer, monkeypatch: pytest.MonkeyPatch) -> LocalServer:
         (cluster_store, "CATCH_UP_TIMEOUT_S"),
         (cni_add, "ADD_S"),
     ):
-        monkeypatch.setattr(module, name, LATE)
+        monkeypatch.setattr(module, name, LATE_S)
     return shared
 
 

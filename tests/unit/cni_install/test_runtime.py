@@ -13,7 +13,7 @@ import pytest
 from gateway_agent.cni_install import runtime
 from gateway_agent.cni_install.runtime import Runtime
 
-LONG_AGO = 0.0
+LONG_AGO_S = 0.0
 """Time of the last change of a file that the runtime has loaded for sure."""
 
 
@@ -86,7 +86,7 @@ def test_a_success_counts_for_this_process_of_the_runtime(process: Process) -> N
     assert tried.loads_drop_ins(just_now)
     process.start()
     assert not tried.loads_drop_ins(just_now)
-    assert tried.loads_drop_ins(LONG_AGO), (
+    assert tried.loads_drop_ins(LONG_AGO_S), (
         "the network's own file is older than any load that could be under way"
     )
 

@@ -18,8 +18,8 @@ from gateway_agent.show.snapshot import NodeSnapshot
 from ..show import test_status as basic
 from ..show import test_status_virtual as virtual
 
-NOW = basic.AT + 60
-AT, LATER = "2026-11-21T21:00:00Z", "2026-11-21T21:01:00Z"
+NOW = basic.AT_S + 60
+AT_S, LATER = "2026-11-21T21:00:00Z", "2026-11-21T21:01:00Z"
 MEMBERS = (MemberState("g1", True, True, "", 40), MemberState("g2", True, True, "", 40))
 
 
@@ -61,7 +61,7 @@ def test_a_gateway_that_serves() -> None:
     assert report.status["activeNodeName"] == "g1"
     assert (report.status["readyNodes"], report.status["observedGeneration"]) == (2, 4)
     rows = {row["ip"]: (row["node"], row["epoch"], row["since"]) for row in report.status["egressIPs"]}
-    assert rows == {address: (master, 3, AT) for address, master in virtual.MASTERS.items()}
+    assert rows == {address: (master, 3, AT_S) for address, master in virtual.MASTERS.items()}
     assert ready(report) == ("True", "ElectionSucceedAndVirtualIPAnnounced", "", LATER)
 
 
@@ -84,7 +84,7 @@ def test_a_gateway_without_a_master_says_why() -> None:
 
 def test_another_machine_with_the_address() -> None:
     first = next(iter(virtual.IDS))
-    conflict = Conflict(virtual.IDS[first], first, "02:00:00:00:00:01", "eth1", basic.AT)
+    conflict = Conflict(virtual.IDS[first], first, "02:00:00:00:00:01", "eth1", basic.AT_S)
     status, reason, message, _ = ready(only(seen(conflicts=(conflict,)), of("partner")))
     assert (status, reason) == ("False", "VirtualIPAnnouncingFailed")
     assert message == f"02:00:00:00:00:01 on eth1 claims {first} too"

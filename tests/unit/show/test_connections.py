@@ -10,7 +10,7 @@ from gateway_agent.connection_log.halves import Half
 from gateway_agent.connection_log.sightings import Connection, Query
 from gateway_agent.show.connections import answer
 
-AT = 1795294800.0
+AT_S = 1795294800.0
 """2026-11-21T21:00:00Z"""
 QUERY = Query(("172.16.0.50", 40000))
 HALF = Half(
@@ -35,11 +35,11 @@ def shown(**facts: Any) -> dict[str, Any]:
     [
         ({}, {"start": None, "end": None, "open": False, "bytesOut": None, "bytesIn": None}),
         (
-            {"start": AT, "is_open": True},
+            {"start": AT_S, "is_open": True},
             {"start": "2026-11-21T21:00:00.000Z", "end": None, "open": True, "bytesOut": None},
         ),
         (
-            {"start": AT, "end": AT + 1.5, "bytes_out": 0, "bytes_in": 1200},
+            {"start": AT_S, "end": AT_S + 1.5, "bytes_out": 0, "bytes_in": 1200},
             {"end": "2026-11-21T21:00:01.500Z", "bytesOut": 0, "bytesIn": 1200, "open": False},
         ),
     ],

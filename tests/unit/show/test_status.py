@@ -16,7 +16,7 @@ from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 from gateway_agent.show import status
 from gateway_agent.show.status import NodeSnapshot
 
-AT = 1795294800.0
+AT_S = 1795294800.0
 """2026-11-21T21:00:00Z"""
 EGRESS = (Requirement("role", "In", ("egress",)),)
 PARTNER, BANK = ids.egress_id("partner", ""), ids.egress_id("bank", "")
@@ -57,8 +57,8 @@ def keeper(master: str = "g1", reason: str = "", **more: Any) -> KeeperState:
         node="w1",
         incarnation=1,
         egress=(
-            EgressState(PARTNER, master, 3, AT if master else 0, "none", reason, SHOWN.get(master, "")),
-            EgressState(BANK, "g2", 5, AT, "none", "", SHOWN["g2"]),
+            EgressState(PARTNER, master, 3, AT_S if master else 0, "none", reason, SHOWN.get(master, "")),
+            EgressState(BANK, "g2", 5, AT_S, "none", "", SHOWN["g2"]),
         ),
         members=(MemberState("g1", True, True, "", 40), MemberState("g2", False, False, "silent", -1)),
         voters=("g1", "g2", "w1"),
@@ -135,7 +135,7 @@ def test_status_before_the_keeper_has_spoken() -> None:
 
 
 def test_status_says_why_there_is_no_master_and_how_long_the_last_change_took() -> None:
-    change = Change(PARTNER, "g1", "", 3, AT, 212, "g1 silent for 212 ms")
+    change = Change(PARTNER, "g1", "", 3, AT_S, 212, "g1 silent for 212 ms")
     state = keeper("", "no node is ready", changes=(change,))
     partner = next(e for e in status.status(view(state=state))["egressIPs"] if e["gateway"] == "partner")
     assert (partner["master"], partner["ip"], partner["since"]) == ("", "", "")

@@ -18,7 +18,7 @@ from ....lab.free_port import free_port
 from ....lab.waiting import until
 from .test_metrics_http import HOST, ask, connected, during, everything
 
-FAST = 0.3
+FAST_S = 0.3
 """Seconds that a connection may last, where a test waits for its end."""
 
 
@@ -98,7 +98,7 @@ def test_who_sends_nothing_or_does_not_hang_up_is_let_go() -> None:
             lasting.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
             return [everything(connection) for connection in (silent, half, lasting)]
 
-    *unasked, answered = during(client, deadline=FAST)
+    *unasked, answered = during(client, deadline=FAST_S)
     assert unasked == [b"", b""]
     assert answered.startswith(b"HTTP/1.1 200 OK")
 

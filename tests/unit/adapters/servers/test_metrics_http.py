@@ -26,7 +26,7 @@ from gateway_agent.show.status import status
 
 from ....lab.free_port import free_port
 from ....lab.waiting import until
-from ...show.metrics.test_families import ADDRESSES, AT, FIRST, MAC, keeper, view
+from ...show.metrics.test_families import ADDRESSES, AT_S, FIRST, MAC, keeper, view
 
 T = TypeVar("T")
 HOST = "127.0.0.1"
@@ -93,7 +93,7 @@ def everything(client: socket.socket) -> bytes:
 
 
 def test_metrics_are_what_the_core_says_in_the_form_of_prometheus() -> None:
-    conflict = Conflict(FIRST, ADDRESSES[0], MAC, "eth1", AT)
+    conflict = Conflict(FIRST, ADDRESSES[0], MAC, "eth1", AT_S)
     seen = Observation("g1", view(keeper(conflicts=(conflict,))), changes={FIRST: 3})
     reply = during(lambda port: ask(port, "/metrics"), seen)
     assert reply.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"

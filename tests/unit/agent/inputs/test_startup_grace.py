@@ -10,7 +10,7 @@ from cni.plan import Plan, PlanEgressIP
 from gateway_agent.agent.inputs.startup_grace import STARTUP_GRACE_S, isolated, masters
 from gateway_agent.lease.ipc import EgressState, KeeperState
 
-LEASE = 0.25
+LEASE_S = 0.25
 ONE, TWO = "00000000000000aa", "00000000000000bb"
 
 
@@ -29,18 +29,18 @@ def plan(isolated: bool) -> Plan:
 
 @pytest.mark.parametrize("before", [False, True])
 def test_a_new_keeper_that_receives_from_no_node_changes_nothing_for_a_lease(before: bool) -> None:
-    assert isolated(keeper(isolated=True), plan(before), LEASE / 2, LEASE) is before
-    assert isolated(keeper(isolated=True), plan(before), LEASE + 0.01, LEASE)
+    assert isolated(keeper(isolated=True), plan(before), LEASE_S / 2, LEASE_S) is before
+    assert isolated(keeper(isolated=True), plan(before), LEASE_S + 0.01, LEASE_S)
 
 
-@pytest.mark.parametrize("listened", [0.0, LEASE, 10.0])
+@pytest.mark.parametrize("listened", [0.0, LEASE_S, 10.0])
 def test_a_keeper_that_receives_from_a_majority_is_believed_at_once(listened: float) -> None:
-    assert not isolated(keeper(isolated=False), plan(isolated=True), listened, LEASE)
+    assert not isolated(keeper(isolated=False), plan(isolated=True), listened, LEASE_S)
 
 
 def test_without_a_keeper_what_was_known_holds() -> None:
-    assert isolated(None, plan(isolated=True), 10.0, LEASE)
-    assert not isolated(None, None, 10.0, LEASE)
+    assert isolated(None, plan(isolated=True), 10.0, LEASE_S)
+    assert not isolated(None, None, 10.0, LEASE_S)
     assert masters(None, plan(isolated=False), 10.0) == {ONE: ("g1", 7), TWO: ("g1", 3)}
     assert masters(None, None, 10.0) == {}
 

@@ -22,7 +22,7 @@ from ..gates import Gates, settle
 from ..test_add_order import World, judged, request
 
 T = TypeVar("T")
-LATE = 600.0
+LATE_S = 600.0
 """Seconds that exceed the length of a run, since no clock is to decide."""
 EDITS = (
     ("a", "203.0.113.0/24"),
@@ -100,7 +100,7 @@ def test_an_add_never_answers_by_older_files_than_there_were(
 
     A change counts at once, or when the file has rested: then an ADD waits until it has.
     """
-    monkeypatch.setattr(cni_add, "ADD_S", LATE)
+    monkeypatch.setattr(cni_add, "ADD_S", LATE_S)
     monkeypatch.setattr(files_store, "SETTLE_S", settling)
     rng = random.Random(seed)
     edits = list(EDITS[rng.randrange(len(EDITS)) :])
@@ -129,7 +129,7 @@ def test_an_add_never_answers_by_older_files_than_there_were(
                 answers.append(judged(world, task) if known else "by older objects")
 
             call: asyncio.Task[bytes] | None = None
-            async with asyncio.timeout(LATE):
+            async with asyncio.timeout(LATE_S):
                 while call is None or not call.done():
                     await settle()
                     world.check_left_alone()

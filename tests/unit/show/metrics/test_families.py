@@ -22,7 +22,7 @@ from gateway_agent.show.metrics.families import ChangeCount, Observation, famili
 from gateway_agent.show.metrics.form import PREFIX
 from gateway_agent.show.snapshot import NodeSnapshot
 
-AT = 1795294800.0
+AT_S = 1795294800.0
 ADDRESSES = ("172.16.0.50", "172.16.0.78")
 MAC = "02:00:00:00:00:66"
 EGRESS = (Requirement("role", "In", ("egress",)),)
@@ -38,7 +38,7 @@ PODS = tuple(PodIdentity("prod", f"web-{number}", {"app": "backend"}) for number
 
 
 def change(
-    identity: str = FIRST, after: str = "g1", epoch: int = 3, at: float = AT, silent_ms: int = 0
+    identity: str = FIRST, after: str = "g1", epoch: int = 3, at: float = AT_S, silent_ms: int = 0
 ) -> Change:
     return Change(identity, "", after, epoch, at, silent_ms, "")
 
@@ -47,8 +47,8 @@ def keeper(changes: Iterable[Change] = (), **more: Any) -> KeeperState:
     return KeeperState(
         "g1", 1,
         (
-            EgressState(FIRST, "g1", 3, AT, "master", "", ADDRESSES[0]),
-            EgressState(SECOND, "g2", 7, AT, "standby", "", ADDRESSES[1]),
+            EgressState(FIRST, "g1", 3, AT_S, "master", "", ADDRESSES[0]),
+            EgressState(SECOND, "g2", 7, AT_S, "standby", "", ADDRESSES[1]),
             EgressState(PLAIN, "", 5, 0, "standby", "no node is ready"),
         ),
         (MemberState("g1", True, True, "", 0), MemberState("g2", False, True, "silent for 999 ms", 999)),
@@ -116,7 +116,7 @@ def test_the_silence_is_that_of_the_last_change_to_a_master() -> None:
 
 
 def test_who_is_master_and_what_the_outside_sees_are_labels() -> None:
-    plain = EgressState(PLAIN, "g2", 6, AT, "standby", "", "172.16.0.8")
+    plain = EgressState(PLAIN, "g2", 6, AT_S, "standby", "", "172.16.0.8")
     state = keeper()
     seen = Observation("g1", view(msgspec.structs.replace(state, egress=(*state.egress[:2], plain))))
     labels = {"gateway": "plain", "ip": "", "mode": BASIC, "master": "g2", "shown": "172.16.0.8"}
@@ -155,7 +155,7 @@ def test_reasons_are_labels_while_something_is_not_ready() -> None:
 
 
 def test_a_conflict_is_there_with_its_mac() -> None:
-    conflict = Conflict(FIRST, ADDRESSES[0], MAC, "eth1", AT)
+    conflict = Conflict(FIRST, ADDRESSES[0], MAC, "eth1", AT_S)
     seen = Observation("g1", view(keeper(conflicts=(conflict,))))
     assert value(seen, "conflict", ip=ADDRESSES[0], mac=MAC, interface="eth1") == 1
     assert not [key for key in samples(Observation("g1", view())) if key[0] == f"{PREFIX}conflict"]
@@ -206,43 +206,43 @@ def test_names_and_bounds() -> None:
 
 
 def test_changes_are_counted_once() -> None:
-    count = ChangeCount(since=AT)
+    count = ChangeCount(since=AT_S)
     count.observe(None)
     assert count.totals() == {}
-    before, first = change(at=AT - 9), change(at=AT + 1)
+    before, first = change(at=AT_S - 9), change(at=AT_S + 1)
     count.observe(keeper([before, first]))
     assert count.totals() == {FIRST: 1}, "what was before this process is not its to count"
     count.observe(keeper([before, first]))
     assert count.totals() == {FIRST: 1}
     # The clock was set back, and the oldest change has been forgotten.
-    count.observe(keeper([first, change(at=AT - 3600, epoch=4), change(SECOND, at=AT - 3599)]))
+    count.observe(keeper([first, change(at=AT_S - 3600, epoch=4), change(SECOND, at=AT_S - 3599)]))
     assert count.totals() == {FIRST: 2, SECOND: 1}
 
 
 @pytest.mark.parametrize("rounds", [1, 5])
 def test_more_changes_than_the_keeper_keeps_are_counted(rounds: int) -> None:
     count = ChangeCount(since=0)
-    everything = [change(epoch=number, at=AT + number) for number in range(rounds * 50)]
+    everything = [change(epoch=number, at=AT_S + number) for number in range(rounds * 50)]
     for end in range(50, len(everything) + 1, 50):
         count.observe(keeper(everything[max(0, end - 100) : end]))
     assert count.totals() == {FIRST: rounds * 50}
 
 
 def test_a_new_keeper_has_a_new_history() -> None:
-    count = ChangeCount(since=AT)
-    count.observe(keeper([change(at=AT + 1), change(at=AT + 2, epoch=4)]))
+    count = ChangeCount(since=AT_S)
+    count.observe(keeper([change(at=AT_S + 1), change(at=AT_S + 2, epoch=4)]))
     count.observe(keeper([]))
-    count.observe(keeper([change(at=AT + 3, epoch=5)]))
+    count.observe(keeper([change(at=AT_S + 3, epoch=5)]))
     assert count.totals() == {FIRST: 3}
 
 
 def test_silences_are_counted_by_planned_and_unplanned() -> None:
-    count = ChangeCount(since=AT)
+    count = ChangeCount(since=AT_S)
     moved = [
-        Change(FIRST, "g2", "g1", 3, AT + 1, 261, "its lease ended"),
-        Change(FIRST, "g1", "", 4, AT + 2, 900, "nobody took over"),
-        Change(FIRST, "g1", "g2", 4, AT + 3, 0, "drained", planned=True),
-        Change(SECOND, "", "g2", 1, AT + 4, 0, "first master"),
+        Change(FIRST, "g2", "g1", 3, AT_S + 1, 261, "its lease ended"),
+        Change(FIRST, "g1", "", 4, AT_S + 2, 900, "nobody took over"),
+        Change(FIRST, "g1", "g2", 4, AT_S + 3, 0, "drained", planned=True),
+        Change(SECOND, "", "g2", 1, AT_S + 4, 0, "first master"),
     ]
     count.observe(keeper(moved))
     seen = Observation("g1", view(), changes=count.totals(), silences=count.silences())

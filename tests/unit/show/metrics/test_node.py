@@ -20,7 +20,7 @@ from gateway_agent.show.metrics.families import Observation, families
 from gateway_agent.show.metrics.node_counters import DeviceCounters, NodeCounters
 from gateway_agent.show.snapshot import NodeSnapshot
 
-from .test_families import ADDRESSES, AT, FIRST, MAC, PODS, change, keeper, samples, value, view
+from .test_families import ADDRESSES, AT_S, FIRST, MAC, PODS, change, keeper, samples, value, view
 
 
 def of_worker(seen: NodeSnapshot) -> NodeSnapshot:
@@ -47,8 +47,8 @@ def test_faults_are_those_of_the_verdict_and_those_that_are_not_there_are_0() ->
 
 
 def test_rounds() -> None:
-    seen = Observation("g1", view(), applied_at=AT, rounds_failed=3)
-    assert value(seen, "last_round_timestamp_seconds") == AT
+    seen = Observation("g1", view(), applied_at=AT_S, rounds_failed=3)
+    assert value(seen, "last_round_timestamp_seconds") == AT_S
     assert value(seen, "rounds_failed_total") == 3
 
 
@@ -107,7 +107,7 @@ def test_a_worker_does_not_export_what_egress_nodes_know() -> None:
 
 def rich() -> Observation:
     """Return an observation with a sample of every metric."""
-    conflict = Conflict(FIRST, ADDRESSES[0], MAC, "eth1", AT)
+    conflict = Conflict(FIRST, ADDRESSES[0], MAC, "eth1", AT_S)
     failures = (KernelFailures(ADDRESSES[0], "announce", 3),)
     state = keeper((change(silent_ms=212),), conflicts=(conflict,), failures=failures)
     first = msgspec.structs.replace(state.egress[0], margin_ms=87)

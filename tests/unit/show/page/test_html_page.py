@@ -17,7 +17,7 @@ from gateway_agent.show import group
 from gateway_agent.show.page.html_page import POLICY, SCRIPT, page, sections
 from gateway_agent.show.status import events, pods, status
 
-from ..metrics.test_families import ADDRESSES, AT, FIRST, MAC, keeper, view
+from ..metrics.test_families import ADDRESSES, AT_S, FIRST, MAC, keeper, view
 
 NASTY = "<script>alert('1')</script>&\"x\""
 VOID = {"meta"}
@@ -61,8 +61,8 @@ def shown(answer: Any, **more: Any) -> Reader:
 
 
 def test_it_shows_what_status_says() -> None:
-    lost, change = Change(FIRST, "g2", "", 2, AT, 0, ""), Change(FIRST, "", "g1", 3, AT, 212, "g2 silent")
-    conflict = Conflict(FIRST, ADDRESSES[0], MAC, "eth1", AT)
+    lost, change = Change(FIRST, "g2", "", 2, AT_S, 0, ""), Change(FIRST, "", "g1", 3, AT_S, 212, "g2 silent")
+    conflict = Conflict(FIRST, ADDRESSES[0], MAC, "eth1", AT_S)
     texts = shown(status(view(keeper((lost, change), conflicts=(conflict,))))).texts
     for expected in (
         "g1", "partner", *ADDRESSES, "no master", "no node is ready", "2026-11-21T21:00:00Z",
@@ -79,7 +79,7 @@ def test_the_verdict_is_on_top() -> None:
 
 
 def test_pods_changes_and_all_nodes_are_shown() -> None:
-    change = Change(FIRST, "g2", "g1", 3, AT, 212, "g2 silent")
+    change = Change(FIRST, "g2", "g1", 3, AT_S, 212, "g2 silent")
     seen = view(keeper((change,)))
     rows = [
         group.row("g1", "10.0.0.7", group.report(seen, "")),
