@@ -192,7 +192,7 @@ class LeaseNode:
         state = self._state
         state.subscribe(sorted({*state.egress_nodes, *self.voter_set.current.members}), now)
         self.endpoint.peer_keys.keep(frozenset(self.endpoint.peers), now)
-        self.agreement.tend(now)
+        self.agreement.start_period(now)
         state.subscribers.forget_old(now)
         self.ownership.forget_old(now)
         self._reception.forget_old()

@@ -243,7 +243,7 @@ class LeaseDaemon:
     def _search(self, node: LeaseNode, now: int) -> None:
         """Search for silent nodes: see :mod:`gateway_agent.lease.messages.strays`."""
         if self._strays is not None:
-            self._strays.tend(now)
+            self._strays.close_expired(now)
         questions = node.strays.questions(now)
         if not questions:
             return

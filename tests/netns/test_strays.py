@@ -148,9 +148,9 @@ def test_a_refusal_names_where_this_node_has_sent_to(listener: Listener, family:
 
 def test_a_search_ends_with_its_time_or_with_what_it_may_cost(listener: Listener) -> None:
     listener.listen(4)
-    listener.strays.tend(GAP_NS - 1)
+    listener.strays.close_expired(GAP_NS - 1)
     assert listener.selector.get_map()
-    listener.strays.tend(GAP_NS)
+    listener.strays.close_expired(GAP_NS)
     assert not listener.selector.get_map()
     listener.listen(4)
     for _ in range(MAX_CHECKED_PACKETS + 2 * BATCH):
@@ -160,7 +160,7 @@ def test_a_search_ends_with_its_time_or_with_what_it_may_cost(listener: Listener
     # One socket's flood takes nothing from the others.
     listener.send(6, MESSAGE, PORT)
     until(lambda: len(listener.receive()) > MAX_CHECKED_PACKETS, "the message over the other family has come")
-    listener.strays.tend(GAP_NS)
+    listener.strays.close_expired(GAP_NS)
     assert not listener.selector.get_map()
 
 

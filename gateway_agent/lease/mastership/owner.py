@@ -123,7 +123,7 @@ class Owner:
             if identity in request.claims:
                 request.granted.setdefault(identity, set()).add(voter)
                 request.moments.setdefault(identity, {})[voter] = now
-                if request.quorum.met({*request.granted_all, *request.granted[identity]}):
+                if request.quorum.reached_by({*request.granted_all, *request.granted[identity]}):
                     self._extend(identity, request, now)
         for refusal in verdict.refused:
             if refusal.why not in (DURATION, VOTERS) and refusal.id in request.claims:
@@ -134,9 +134,9 @@ class Owner:
         """Make or renew the leases that a majority has granted, after an answer that grants all claims."""
         if request.settled:
             return
-        whole = request.quorum.met(request.granted_all)
+        whole = request.quorum.reached_by(request.granted_all)
         for identity in request.claims if whole else request.granted:
-            if whole or request.quorum.met({*request.granted_all, *request.granted[identity]}):
+            if whole or request.quorum.reached_by({*request.granted_all, *request.granted[identity]}):
                 self._extend(identity, request, now)
         # The end of a lease follows from the request, not from the answer: another answer changes nothing.
         request.settled = whole

@@ -93,7 +93,7 @@ class Agreement:
         if before is None or before[0] != facts:
             self._compare(node, facts)
 
-    def tend(self, now: int) -> None:
+    def start_period(self, now: int) -> None:
         """Drop settings that are too old, and choose the next part of the tunnels to send. Once in each period."""
         self._period += 1
         self._tunnels.forget_old(now)

@@ -104,7 +104,7 @@ class Quorum(msgspec.Struct, frozen=True):
     without_quorum: bool = False
     """True if the voters are only those members of the voter set that still answer."""
 
-    def met(self, voters: Collection[str]) -> bool:
+    def reached_by(self, voters: Collection[str]) -> bool:
         """Return True if the grants of these voters make a lease."""
         return bool(self.sets) and all(is_majority(voters, members) for members in self.sets)
 

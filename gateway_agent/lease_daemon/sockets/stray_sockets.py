@@ -87,7 +87,7 @@ class StrayListener:
         # Kernels limit the rate of these errors: a plain UDP socket would often miss the error for it.
         self._listen(PROTOCOLS[family], refusals(family, address), partial(self._take_refusal, port))
 
-    def tend(self, now: int) -> None:
+    def close_expired(self, now: int) -> None:
         """End a search whose time is over."""
         if self._open and now >= self._until:
             self.close()

@@ -64,7 +64,7 @@ def test_what_agrees_again_is_gone_or_was_said_long_ago_is_no_problem() -> None:
         elif end == "gone":
             found.configure(MINE, ())
         else:
-            found.tend(CURRENT_NS + 1)
+            found.start_period(CURRENT_NS + 1)
         assert not list(found.problems("g1"))
         assert found.revision > before
 
@@ -88,8 +88,8 @@ def exchange(g1: Agreement, g2: Agreement, now: int, wall: tuple[int, int] = (0,
     messages = g1.own((), wall[0]), g2.own((), wall[1])
     g1.on_facts("g2", messages[1], now, wall[0])
     g2.on_facts("g1", messages[0], now, wall[1])
-    g1.tend(now)
-    g2.tend(now)
+    g1.start_period(now)
+    g2.start_period(now)
 
 
 def test_clocks_that_differ_are_named_on_both_ends() -> None:

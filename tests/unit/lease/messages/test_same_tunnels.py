@@ -62,7 +62,7 @@ def test_a_difference_between_tunnels_ends_when_they_agree_or_it_is_sent_no_more
             now += FACTS_TTL_NS + PART_NS
             g2.configure(MINE, ("g1",), ())
         if end == "silent":
-            g1.tend(now)
+            g1.start_period(now)
         elif end != "node gone":
             exchange(g1, g2, now)
         assert not list(g1.problems("g1")), end

@@ -39,7 +39,7 @@ def test_when_a_quorum_can_be_had(moments: dict[str, int], at: int) -> None:
 
 def test_a_joint_quorum_needs_a_majority_of_each_set() -> None:
     joint = Quorum(2, (("a", "b", "c", "d"), ("a", "b", "c")), ("a", "b", "c", "d"))
-    assert not joint.met({"a", "d", "c"} - {"c"})
-    assert not joint.met({"a", "b"})
-    assert joint.met({"a", "b", "d"})
-    assert not Quorum(0, (), ("a",)).met({"a"})
+    assert not joint.reached_by({"a", "d", "c"} - {"c"})
+    assert not joint.reached_by({"a", "b"})
+    assert joint.reached_by({"a", "b", "d"})
+    assert not Quorum(0, (), ("a",)).reached_by({"a"})

@@ -177,7 +177,7 @@ def test_for_one_lease_time_after_a_change_both_sets_must_grant() -> None:
         voter_set_state.quorum(LEASE, start + LEASE),
     )
     assert during.sets == (tuple("abcd"), tuple("abc"))
-    assert not during.met({"a", "c", "d"} - {"c"})
+    assert not during.reached_by({"a", "c", "d"} - {"c"})
     assert after.sets == (tuple("abcd"),)
 
 
@@ -185,8 +185,8 @@ def test_who_has_skipped_a_version_waits_for_one_lease_time() -> None:
     voter_set_state = remembering("a", "abc")
     start = 10 * LEASE
     voter_set_state.merge("b", voters(3, "bcd"), None, start)
-    assert not voter_set_state.quorum(LEASE, start + LEASE - 1).met(set("bcd"))
-    assert voter_set_state.quorum(LEASE, start + LEASE).met(set("bcd"))
+    assert not voter_set_state.quorum(LEASE, start + LEASE - 1).reached_by(set("bcd"))
+    assert voter_set_state.quorum(LEASE, start + LEASE).reached_by(set("bcd"))
 
 
 def test_the_highest_version_is_taken_over_and_never_given_back() -> None:
@@ -264,7 +264,7 @@ def test_a_single_node_needs_no_other() -> None:
     voter_set_state = VoterSetState("a", None, now=0)
     voter_set_state.bootstrap_from(("a",))
     assert voter_set_state.finish_recovery(INVENTORY, 0)
-    assert voter_set_state.quorum(LEASE, LEASE).met({"a"})
+    assert voter_set_state.quorum(LEASE, LEASE).reached_by({"a"})
 
 
 def request(members: VoterSet, identity: str = "x", epoch: int = 1) -> VoteRequest:
