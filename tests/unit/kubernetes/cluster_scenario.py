@@ -82,7 +82,8 @@ async def _run(directory: Path, server: LocalServer, scenario: Scenario) -> None
     for part in (task, running):
         part.cancel()
     for outcome in await asyncio.gather(task, running, return_exceptions=True):
-        if isinstance(outcome, Exception):
+        # What ``pytest.raises`` raises where nothing was raised is no ``Exception``.
+        if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
             raise outcome
 
 
