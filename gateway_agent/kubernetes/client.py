@@ -74,11 +74,14 @@ class Api:
         self._old: list[httpx2.AsyncClient] = []
 
     async def page(self, path: str, selector: str = "", token: str = "", *, names_only: bool = False) -> Page:
-        """Return a page of a list, consistent with the API's storage. ``names_only``: items have only their metadata.
+        """Return a page of a list, consistent with the API's storage.
 
-        ``selector``: a field selector. ``token``: from the page before.
+        ``selector``: a field selector. ``token``: from the page before. ``names_only``: return only the metadata of the
+        items, all in one page. Servers answer from their memory then, while a ``limit`` sends many versions to etcd
+        (https://github.com/kubernetes/kubernetes/issues/132132).
         """
-        query = {"limit": str(PAGE_SIZE), **_given(fieldSelector=selector, **{"continue": token})}
+        limit = "" if names_only else str(PAGE_SIZE)
+        query = _given(limit=limit, fieldSelector=selector, **{"continue": token})
         found = await self._get(path, query, METADATA_ONLY if names_only else "application/json")
         metadata = found.get("metadata") or {}
         items = [item for item in found.get("items") or () if isinstance(item, dict)]

@@ -18,7 +18,7 @@ from ..manifests.store import NotKnown
 from . import last_known
 from .client import OPENED, Api, ApiError
 from .empty_policies import PodQuery
-from .objects import VOTERS, InventoryBuilder, Resource, missing, pod_uid, prune
+from .objects import VOTERS, InventoryBuilder, Names, Resource, missing, pod_uid, prune
 from .reflector import EXPIRED, FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, Reflector, Watch
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ FIRST_LISTS_TIMEOUT_S = 3.0
 """Seconds to wait for the first lists before the objects that an earlier agent stored are used."""
 POD_QUERY_TIMEOUT_S, CATCH_UP_TIMEOUT_S = 2.0, 1.0
 """Seconds that the API, and then the watch, may take while a pod start waits."""
+SHARE_S = 0.2
+"""Seconds that a question waits for the answer to the one before. A question without an answer delays no other."""
 
 
 class ClusterStore:
@@ -43,6 +45,9 @@ class ClusterStore:
         kept = last_known.read(path)
         self._reflectors = {kind: Reflector(kept.get(kind)) for kind in self._resources}
         self._kept = bool(kept)
+        self._sent: asyncio.Task[Names] | None = None
+        self._unsent: asyncio.Task[Names] | None = None
+        """Questions for the names of all policies, each of all pod starts that were waiting when it was sent."""
         self._asked: dict[Key, Object] = {}
         """Pods that were read one by one, until the watch reports them."""
         self._picture = InventoryBuilder()
@@ -87,18 +92,17 @@ class ClusterStore:
         """
         if not self._known():
             return None
-        names: list[Object] = []
+        names = Names()
         try:
             async with asyncio.timeout(POD_QUERY_TIMEOUT_S):
-                names, _ = await asyncio.gather(
-                    self._names("EgressGatewayPolicy"), self._ask(namespace, name, uid)
-                )
+                names, _ = await asyncio.gather(self._policy_names(), self._ask(namespace, name, uid))
         except TimeoutError:
             log.warning("pod %s/%s: the Kubernetes API does not answer in time", namespace, name)
         except ApiError as error:
             log.warning("pod %s/%s: Kubernetes API: %s", namespace, name, error)
         await self._catch_up("EgressGatewayPolicy", names)
-        await self._catch_up("Namespace", [{"metadata": {"name": namespace, "resourceVersion": "0"}}])
+        present = {"metadata": {"name": namespace, "resourceVersion": "0"}}
+        await self._catch_up("Namespace", Names((present,)))
         return await self._settled()
 
     def ours(self) -> Iterator[Object]:
@@ -269,24 +273,27 @@ class ClusterStore:
         if found is not None:
             self._asked[key] = prune(resource, found)
 
-    async def _names(self, kind: str) -> list[Object]:
-        """Return the metadata of all objects of a kind that the API has now. Raises ApiError."""
-        resource = self._resources[kind]
-        names: list[Object] = []
-        token = ""
-        while True:
-            page = await self._api.page(resource.path, resource.selector, token, names_only=True)
-            names += page.items
-            token = page.token
-            if not token:
-                return names
+    async def _policy_names(self) -> Names:
+        """Return the policies that the API had at some moment since this call. Raises ApiError."""
+        if self._unsent is None:
+            self._unsent = asyncio.create_task(self._ask_names(self._sent))
+            # Takes the error of a question whose callers have all gone.
+            self._unsent.add_done_callback(lambda question: question.cancelled() or question.exception())
+        return await asyncio.shield(self._unsent)
 
-    async def _catch_up(self, kind: str, names: list[Object]) -> None:
-        """Wait until the watch has delivered all these objects. Raises NotKnown."""
+    async def _ask_names(self, before: asyncio.Task[Names] | None) -> Names:
+        if before is not None:
+            await asyncio.wait([before], timeout=SHARE_S)
+        self._sent, self._unsent = self._unsent, None
+        page = await self._api.page(self._resources["EgressGatewayPolicy"].path, names_only=True)
+        return Names(tuple(page.items), page.version)
+
+    async def _catch_up(self, kind: str, names: Names) -> None:
+        """Wait until the watch has delivered all of this. Raises NotKnown."""
         known = self._reflectors[kind]
         try:
             async with asyncio.timeout(CATCH_UP_TIMEOUT_S), self._news:
-                await self._news.wait_for(lambda: not missing(known.objects, names))
+                await self._news.wait_for(lambda: not names.late(known.objects))
         except TimeoutError:
-            if late := missing(known.objects, names):
+            if late := names.late(known.objects):
                 raise NotKnown(f"the watch has not delivered {kind} {late[0][1]} yet") from None

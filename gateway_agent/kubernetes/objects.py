@@ -210,3 +210,29 @@ def missing(known: Mapping[Key, Object], listed: Iterable[Object]) -> list[Key]:
         if (int(ours) < int(theirs)) if numbers else (ours != theirs):
             found.append(key_of(item))
     return found
+
+
+@dataclass(frozen=True)
+class Names:
+    """Metadata of all objects that a kind had at one ``version`` of the collection."""
+
+    items: tuple[Object, ...] = ()
+    version: str = ""
+
+    def late(self, known: Mapping[Key, Object]) -> list[Key]:
+        """Return the objects whose creation, change or deletion up to this version is not known."""
+        return missing(known, self.items) + self._deleted(known)
+
+    def _deleted(self, known: Mapping[Key, Object]) -> list[Key]:
+        """Return the known objects that were deleted. A newer one was made after this list.
+
+        Versions that are no numbers have no order, so deletions are not found.
+        """
+        if not self.version.isdecimal():
+            return []
+        listed, newest = {key_of(item) for item in self.items}, int(self.version)
+        return [
+            key
+            for key, item in known.items()
+            if key not in listed and version_of(item).isdecimal() and int(version_of(item)) <= newest
+        ]

@@ -1,7 +1,8 @@
 """``python -m tests.lab.apiserver [--address A] [--port P] [--token-file FILE] [--socket PATH]``: until SIGTERM.
 
 Beside the API it has ``/_faults``: ``POST`` sets, ``DELETE`` takes away what is to go wrong (:class:`Faults`);
-``POST /_drop`` ends every watch, ``POST /_compact`` forgets the history, ``GET /_requests`` counts what was asked.
+``POST /_drop`` ends every watch, ``POST /_compact`` forgets the history, ``GET /_requests`` counts what was asked,
+``GET /_traffic`` what each agent costs (:class:`Traffic`).
 """
 
 from __future__ import annotations

@@ -129,6 +129,10 @@ class Cluster:
         """How often each thing was asked for."""
         return dict(self.call("GET", "/_requests"))
 
+    def traffic(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Return what each agent costs the server: :class:`.traffic.Traffic`."""
+        return dict(self.call("GET", "/_traffic"))
+
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Return the answer to a request. Raises :class:`RuntimeError` if the server refuses."""
         status, answer = self.ask(method, path, body)

@@ -143,7 +143,7 @@ class Memory:
             if version < collection.compacted:
                 yield "ERROR", Refused(410, "Expired", f"too old resource version: {version}").status
                 return
-            for change in [c for c in collection.history if c.version > version]:
+            for change in collection.since(version):
                 version = change.version
                 now, before = (
                     item is not None and _wanted(item, request, namespace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
 import re
 import uuid
@@ -82,6 +83,10 @@ class Collection:
     history: list[Change] = field(default_factory=list)
     compacted: int = 0
     """Version up to which all versions are forgotten."""
+
+    def since(self, version: int) -> list[Change]:
+        """Return the changes after a version, in their order."""
+        return self.history[bisect.bisect_right(self.history, version, key=lambda change: change.version) :]
 
 
 class Objects:

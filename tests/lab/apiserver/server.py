@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from .origin import Event, Origin, Refused
+from .traffic import Traffic
 
 GENERATION = web.RequestKey("generation", int)
 """Number of times that all watches had been ended when the request came."""
@@ -43,6 +44,7 @@ class Server:
 
     def __init__(self, origin: Origin, token_file: Path | None = None) -> None:
         self.requests: Counter[str] = Counter()
+        self.traffic = Traffic()
         self._origin = origin
         self._token_file = token_file
         self._faults = Faults()
@@ -53,7 +55,7 @@ class Server:
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=64 << 20)
-        app.router.add_route("*", "/_{control:faults|drop|compact|requests}", self._control)
+        app.router.add_route("*", "/_{control:faults|drop|compact|requests|traffic}", self._control)
         app.router.add_route("*", "/{path:.*}", self._answer)
         return app
 
@@ -70,7 +72,9 @@ class Server:
         try:
             if not _own(request) and not request.path.startswith("/_"):
                 watched = " (watch)" if _is_watch(request) else ""
-                self.requests[f"{request.method} {request.path}{watched}"] += 1
+                question = f"{request.method} {request.path}{watched}"
+                self.requests[question] += 1
+                self.traffic.asked(request, question)
                 self._authenticate(request)
                 await self._strike(request)
             return await handler(request)
@@ -107,6 +111,8 @@ class Server:
                 await self._origin.compact()
             case "requests", "GET":
                 return web.json_response(self.requests)
+            case "traffic", "GET":
+                return web.json_response(self.traffic.table())
             case _:
                 raise web.HTTPMethodNotAllowed(request.method, ["POST"])
         self._changed()
@@ -142,6 +148,7 @@ class Server:
         answer = await self._origin.answer(request, own=_own(request))
         if remembered and answer.status == web.HTTPOk.status_code and isinstance(answer, web.Response):
             self._answers[question] = bytes(answer.body or b"")  # type: ignore[arg-type]
+            self.traffic.answered(request, self._answers[question])
         return answer
 
     async def _deliver(
@@ -152,6 +159,7 @@ class Server:
                 await self._news.wait()
             await asyncio.sleep(self._struck(request).latency)
             await _send(response, kind, item)
+            self.traffic.delivered(request, kind)
 
     async def _dropped(self, request: web.Request) -> None:
         while request[GENERATION] == self._generation:
