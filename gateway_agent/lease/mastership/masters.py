@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from ..egress_ips.egress_ip import EgressIP, EgressIPs
 from ..egress_ips.master_entry import QUEUE_NS, QUEUE_TIMED_OUT, MasterEntry
-from ..messages.bodies import MasterAnnouncement
+from ..messages.bodies import FIRST_MASTER, MasterAnnouncement
 from ..voting.protocol import MILLISECOND, NEVER, Release
 
 REPORT_NS = 500 * MILLISECOND
@@ -138,17 +138,25 @@ class MasterTable:
             taken += 1
             # The same node again, after the end of its lease: no other node has taken over.
             if not same or (before.gone is not None and announcement.epoch > before.epoch):
-                reason, silent_ms = announcement.reason, announcement.silent_ms
+                reason, silent_ms = _end_of(before, announcement, now)
                 changes.append(
                     MasterChange(announcement.id, before, after, reason, silent_ms, announcement.planned)
                 )
-        for record, entry in self._entries():
-            if entry.master == node and record.id not in named and entry.gone is None:
-                self._set(record, replace(entry, gone=f"given up by {node}", gone_at=now))
-                self.given_up = True
+        self._give_up(node, named, now)
         if taken == len(announcements):
             self._repetitions[node] = _Repetition(announcements, self._egress_ips.version, now)
         return changes
+
+    def _give_up(self, node: str, named: Collection[str], now: int) -> None:
+        """Note that ``node`` is master of nothing but ``named`` any more.
+
+        Without a release its daemon has restarted, and served nothing since its last announcement.
+        """
+        for record, entry in self._entries():
+            if entry.master == node and record.id not in named and entry.gone is None:
+                gone, since = f"given up by {node}", entry.received_at
+                self._set(record, replace(entry, gone=gone, gone_at=now, unserved_since=since))
+                self.given_up = True
 
     def repeats(self, node: str, announcements: Sequence[MasterAnnouncement]) -> bool:
         """Return True if ``node`` announces what it announced before, and nothing has changed since then."""
@@ -248,6 +256,17 @@ class MasterTable:
         record.followed = entry
         if entry.leaving_at <= QUEUE_TIMED_OUT:
             self._leaving.discard(record.id)
+
+
+def _end_of(before: MasterEntry, announcement: MasterAnnouncement, now: int) -> tuple[str, int]:
+    """Return why ``before`` was master no longer, and the milliseconds without a master.
+
+    The new master says both, unless its daemon has just started and knows of no master before.
+    """
+    if not before.epoch or not announcement.reason.startswith(FIRST_MASTER):
+        return announcement.reason, announcement.silent_ms
+    silent_ms = before.silent_ns(NEVER, now) // MILLISECOND
+    return before.gone or before.lost or f"{before.master} silent for {silent_ms} ms", silent_ms
 
 
 def _announced(node: str, announcement: MasterAnnouncement, before: MasterEntry, now: int) -> MasterEntry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..egress_ips.egress_ip import EgressIP, EgressIPs, Phase
 from ..egress_ips.master_entry import MasterEntry
 from ..egress_ips.running_leases import RunningLeases
-from ..messages.bodies import MasterAnnouncement
+from ..messages.bodies import FIRST_MASTER, MasterAnnouncement
 from ..voting.protocol import MILLISECOND, SECOND, LeaseState, Release
 
 REPEAT_NS = 1 * SECOND
@@ -86,7 +86,7 @@ class OwnMasters:
 
 def _why(before: MasterEntry, silent_ms: int, without_quorum: bool) -> str:
     if before.epoch == 0:
-        reason = "first master"
+        reason = FIRST_MASTER
     else:
         reason = before.gone or before.lost or f"{before.master} silent for {silent_ms} ms"
     return f"{reason}; no majority of the voters answers" if without_quorum else reason

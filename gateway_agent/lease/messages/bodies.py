@@ -14,6 +14,9 @@ from ..voting.protocol import Claim, Refusal, Release
 from ..voting.voter_node import VoteRequest
 from ..voting.voter_set import Proposal, VoterSet
 
+FIRST_MASTER = "first master"
+"""The beginning of the reason of a master that knows of none before it."""
+
 
 class MasterAnnouncement(msgspec.Struct, frozen=True, array_like=True):
     """A master's announcement of one egress IP."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway_agent.lease.effects import Effect
+from gateway_agent.lease.mastership.masters import REPORT_NS
 from gateway_agent.lease.messages.outbox import Send
 from gateway_agent.lease.placement.candidates import WARM_UP_NS
 from gateway_agent.lease.virtual_ips.serving import AddAddress, Announce, Open, Ticket
@@ -39,6 +40,24 @@ def test_with_a_lease_of_little_more_than_three_heartbeats_no_node_waits_for_its
     network.crash(old)
     # One round trip of at most 2 ms to be told when, another one to be granted it, and the word to the worker.
     assert until_another(network, old) <= duration + 6 * MILLISECOND
+
+
+@pytest.mark.parametrize("away_ms", [5, 40, 100])
+def test_a_master_whose_daemon_crashes_and_comes_back_within_its_lease_was_silent(away_ms: int) -> None:
+    """Its new daemon knows of no master before itself. The others do, and count from its last announcement."""
+    network = cluster(seed=3)
+    old, crashed_at = master(network), network.now
+    network.crash(old)
+    network.run(away_ms * MILLISECOND)
+    network.start(old)
+    network.run_until(lambda: network.speakers(network.ids[0]) == [old], SECOND)
+    silent_ms = (network.now - crashed_at) // MILLISECOND
+    network.run(SECOND)
+    for name in {*network.machines} - {old}:
+        (*_, change) = state(network, name).changes
+        assert (change.before, change.after, change.reason) == (old, old, f"given up by {old}")
+        interval = REPORT_NS if name == "w1" else HEARTBEAT
+        assert silent_ms <= change.silent_ms <= silent_ms + interval // MILLISECOND + 5
 
 
 @pytest.mark.parametrize("seed", range(5))
