@@ -93,7 +93,7 @@ def test_a_podman_pod_has_the_labels_of_its_pod(lab: Lab, node: Node, podman: Po
     member = podman.start("member", OTHER, "--pod", "shop")
     assert member.request(SELECTED).address == egress_ip(lab)
     member.stop()
-    podman.call("pod", "rm", "--force", "shop")
+    podman.call("pod", "rm", "--force", "--time", "0", "shop")
 
 
 def test_a_container_with_several_networks_is_steered_on_all(lab: Lab, node: Node, podman: Podman) -> None:
@@ -127,7 +127,7 @@ def test_a_kube_manifest_brings_labels(lab: Lab, node: Node, podman: Podman) -> 
     member.detach()
     podman.call("play", "kube", "--replace", str(manifest))
     until(lambda: problems(node, "played"), "status says that it has a network of its own", LOOK_S)
-    podman.call("pod", "rm", "--force", "played")
+    podman.call("pod", "rm", "--force", "--time", "0", "played")
     podman.call("network", "rm", "podman-default-kube-network")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab.namespace import Namespace, fresh
 
-TIMES = 40
+TIMES = 20
 SLOW_MS = 8.0
 """Milliseconds of a refresh that waits for a grace period of RCU; one that does not takes less than one."""
 

@@ -29,6 +29,7 @@ events_logger = "file"
 infra_image = "{image}"
 lock_type = "file"
 runtime = "runc"
+stop_timeout = 1
 static_dir = "{directory}/root/libpod"
 tmp_dir = "{directory}/tmp"
 volume_path = "{directory}/root/volumes"
@@ -118,7 +119,7 @@ class Podman:
 
     def end(self) -> None:
         """Remove all that it runs."""
-        self.call("pod", "rm", "--force", "--all")
+        self.call("pod", "rm", "--force", "--all", "--time", "0")
         self.call("rm", "--force", "--all", "--depend", "--time", "0")
 
     def _configure(self, network: str) -> None:
