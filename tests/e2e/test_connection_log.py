@@ -23,6 +23,7 @@ from ..lab.pod import Pod
 from ..lab.topology import OUTSIDE, OUTSIDE6
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, LOGS
+from .metric_values import value
 
 SECONDS = float(os.environ.get("CONNECTION_LOG_SECONDS", "3"))
 RATE = 2000
@@ -116,6 +117,8 @@ def test_each_node_logs_its_half(lab: Lab, pod: Pod, address: str, service: str)
     for half in (outer, inner):
         assert half["bytesOut"] > 0
         assert half["bytesIn"] > 0
+        written = partial(value, node, "connection_log_lines_total", result="written")
+        until(lambda node=node, written=written: written() == len(lines(node)), "all lines are counted", 20)  # type: ignore[misc]
     assert log_of(worker).stat().st_mode & 0o777 == 0o600
 
 
@@ -254,3 +257,22 @@ def test_whois_at_a_time(lab: Lab, pod: Pod) -> None:
         ask = partial(found, node)
         until(lambda ask=ask: [one["pod"] for one in ask(line["time"])] == ["logged"], "found")  # type: ignore[misc]
         assert not ask("2020-01-01T00:00:00Z")
+
+
+def test_lines_that_cannot_be_written_are_counted(lab: Lab, pod: Pod) -> None:
+    """A directory in the place of the file takes no line."""
+    serving = master(lab, ADDRESS)
+    log, kept = log_of(serving), serving.directory / "kept.log"
+
+    def unwritten() -> float:
+        return value(serving, "connection_log_lines_total", result="unwritten") or 0
+
+    before = unwritten()
+    log.rename(kept)
+    log.mkdir()
+    try:
+        pod.request(SELECTED)
+        until(lambda: unwritten() > before, "the line is counted", 20)
+    finally:
+        log.rmdir()
+        kept.rename(log)

@@ -29,6 +29,7 @@ from ..lab.silence import longest
 from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
+from .metric_values import total
 
 SOON_S = 1.0
 """Seconds within which a change of labels takes effect on a running pod."""
@@ -229,7 +230,7 @@ def test_a_failover_while_the_api_is_away(
     lab: Lab, cluster: Cluster, node: Node, capture: Capture, how: str, request: pytest.FixtureRequest
 ) -> None:
     outage = request.config.getoption("--outage", default=0.0)
-    before = master(lab)
+    before, errors = master(lab), total(node, "api_errors_total")
     running = node.pod("running", BACKEND)
     coming = node.new_pod("coming", BACKEND)
     until(lambda: known(node, coming), "the agent knows the pod that is to come")
@@ -249,6 +250,7 @@ def test_a_failover_while_the_api_is_away(
             lab.mend(before)
         now = lab.wait_settled(GATEWAY, 40)
         epoch = epochs(lab)
+        until(lambda: total(node, "api_errors_total") > errors, "failed requests are counted")
         while time.monotonic() < began + outage:
             assert (shown(running), shown(coming)) == (VIRTUAL, VIRTUAL)
     until(lambda: not troubles(lab), "all agents hear the API again", 60)

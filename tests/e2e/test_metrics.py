@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+
+from cni.kernel import ids
 
 from ..lab import documents, topology
 from ..lab.lab import SELECTED, Lab
+from ..lab.namespace import CommandFailed
 from ..lab.node import Node
 from ..lab.pod import Pod
 from ..lab.waiting import until
 from .conftest import GATEWAY, settled
+from .metric_values import LISTEN, asked, total, value
 
 ADDRESS = "172.16.0.50"
-LISTEN = ("127.0.0.1", 9479)
 LABELS = {"gateway": GATEWAY, "ip": ADDRESS}
 
 
@@ -33,20 +34,6 @@ def lab(plugin: Path) -> Iterator[Lab]:
         yield made
 
 
-def asked(node: Node, path: str) -> tuple[int, str]:
-    """Status and text of an answer, asked on the node itself."""
-
-    def ask() -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://{LISTEN[0]}:{LISTEN[1]}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-
-    return node.machine.inside(ask)
-
-
 def test_the_page_of_each_node_shows_the_whole_group(lab: Lab) -> None:
     """Each node that is asked for its page asks the others, and they are well."""
 
@@ -55,19 +42,6 @@ def test_the_page_of_each_node_shows_the_whole_group(lab: Lab) -> None:
 
     for node in lab.nodes.values():
         until(partial(shown, node), "all are shown")
-
-
-def value(node: Node, name: str, /, **labels: str) -> float | None:
-    """Of the one series that has these labels among its own; None where there is none."""
-    _, text = asked(node, "/metrics")
-    found = [
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == f"egress_gateway_{name}" and labels.items() <= sample.labels.items()
-    ]
-    assert len(found) < 2, f"{name} {labels} is not one series: {found}"
-    return found[0] if found else None
 
 
 def test_the_numbers_are_those_of_status(lab: Lab, pod: Pod, master: Node) -> None:
@@ -163,6 +137,93 @@ def test_packets_without_a_master_are_counted(lab: Lab, pod: Pod) -> None:
     finally:
         for name in cut:
             lab.mend(name)
+    lab.wait_settled(GATEWAY)
+
+
+def test_a_planned_change_is_counted_as_planned(lab: Lab, master: Node) -> None:
+    successor = next(node for node in lab.nodes.values() if node.host.is_egress and node.name != master.name)
+
+    def planned() -> float:
+        return value(successor, "takeover_silence_seconds_count", planned="true", **LABELS) or 0
+
+    before = planned()
+    lab.nodes["w1"].egressctl("handover", GATEWAY, "--to", successor.name)
+    until(lambda: planned() > before, "the planned change is counted", 10)
+
+
+def test_a_round_that_fails_is_counted(lab: Lab) -> None:
+    """A directory in the place of the plan cannot be written."""
+    worker, plan = lab.nodes["w1"], lab.nodes["w1"].agent.run_dir / "plan.json"
+    before = value(worker, "rounds_failed_total")
+    assert before is not None
+    kept = plan.read_bytes()
+    plan.unlink()
+    plan.mkdir()
+    try:
+        lab.publish("more", [documents.policy("more", GATEWAY, {"app": "more"})])
+        until(lambda: (value(worker, "rounds_failed_total") or 0) > before, "failed rounds are counted", 10)
+    finally:
+        plan.rmdir()
+        plan.write_bytes(kept)
+        lab.publish("more", [])
+    until(lambda: value(worker, "agent_ready") == 1, "rounds succeed again", 10)
+    lab.wait_settled(GATEWAY)
+
+
+def test_packets_that_a_tunnel_drops_are_counted(lab: Lab, pod: Pod, master: Node) -> None:
+    """Without the entry that names the master's node, the tunnel has nobody to send to."""
+    worker = lab.nodes["w1"]
+
+    def dropped() -> float:
+        return value(worker, "tunnel_dropped_packets_total", direction="sent", **LABELS) or 0
+
+    before = dropped()
+    device = ids.device(ids.vni(ids.egress_id(GATEWAY, ADDRESS)))
+
+    def lost() -> bool:
+        with contextlib.suppress(CommandFailed):
+            entries = worker.machine.run("bridge", "fdb", "show", "dev", device).splitlines()
+            for mac in {entry.split()[0] for entry in entries}:
+                worker.machine.run("bridge", "fdb", "del", mac, "dev", device)
+        with contextlib.suppress(OSError):
+            pod.datagram(SELECTED, seconds=0.05)
+        return dropped() > before
+
+    until(lost, "dropped packets are counted", 20)
+    lab.wait_settled(GATEWAY)
+
+
+def test_connections_without_an_entry_are_counted(lab: Lab) -> None:
+    """A rule of another program leaves one port to two connections with one destination, which does not answer."""
+    worker, absent = lab.nodes["w1"], "203.0.113.99"
+    rules = "add table ip site; add chain ip site out { type nat hook postrouting priority srcnat; }; "
+    rules += f"add rule ip site out tcp dport 4455 snat to {worker.host.ip}:5000"
+    before = value(worker, "conntrack_refused_total")
+    assert before is not None
+    worker.machine.run("nft", rules)
+    try:
+        with (
+            worker.machine.socket(socket.AF_INET, socket.SOCK_STREAM) as one,
+            worker.machine.socket(socket.AF_INET, socket.SOCK_STREAM) as other,
+        ):
+            for each in (one, other):
+                each.setblocking(False)
+                each.connect_ex((absent, 4455))
+            until(lambda: (value(worker, "conntrack_refused_total") or 0) > before, "it is counted", 10)
+    finally:
+        worker.machine.run("nft", "delete", "table", "ip", "site")
+
+
+def test_failures_of_the_kernel_are_counted(lab: Lab, master: Node) -> None:
+    """Another program removes the fence, which the lease daemon is about to open."""
+    before = total(master, "kernel_failures_total")
+
+    def failed() -> bool:
+        with contextlib.suppress(CommandFailed):
+            master.machine.run("nft", "delete", "table", "netdev", ids.NFT_FENCE)
+        return total(master, "kernel_failures_total") > before
+
+    until(failed, "failures are counted", 20)
     lab.wait_settled(GATEWAY)
 
 

@@ -25,6 +25,7 @@ from ..lab.silence import longest
 from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
+from .metric_values import total
 
 OTHER = {"app": "other"}
 KINDS = ("bridge", "ptp")
@@ -105,6 +106,7 @@ def reported(lab: Lab) -> str:
 def test_a_selected_pod_sends_nothing_by_another_address(
     lab: Lab, node: Node, capture: Capture, kind: str
 ) -> None:
+    counted = total(node, "pods_beside_plugin_total")
     pod = beside(node, f"beside-{kind}", kind, BACKEND)
     speak(pod)
     assert capture.sources(SELECTED) == set()
@@ -112,6 +114,7 @@ def test_a_selected_pod_sends_nothing_by_another_address(
     assert pod.request(SELECTED).address == VIRTUAL
     assert capture.sources(SELECTED) == {VIRTUAL}
     assert noted(node, pod) is not None
+    assert total(node, "pods_beside_plugin_total") == counted + 1
     until(lambda: f"prod/{pod.name} started beside" in reported(lab), "the Event of the node")
 
 
