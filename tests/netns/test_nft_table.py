@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from cni.kernel.nftables import table_digest
 from cni.kernel.nftables.table_digest import Table
 from tests.lab.namespace import Namespace
+from tests.lab.waiting import until
 
 NAME = "inet egwtest"
 MARK = "stamp_"
+RULES = 10_000
+REFRESHES = """
+import socket, time
+from cni.kernel.netlink.constants import NFT_MSG_NEWSETELEM, NLM_F_CREATE
+from cni.kernel.netlink.messages import Request
+from cni.kernel.nftables.elements import TransactionSocket, elements
+kernel = TransactionSocket()
+body = elements("leases", "open", [socket.inet_aton("10.9.9.9")], 60_000)
+refresh = [Request(NFT_MSG_NEWSETELEM, NLM_F_CREATE, body)]
+kernel.commit(refresh)
+print("refreshed", flush=True)
+while True:
+    kernel.commit(refresh)
+    time.sleep(0.004)
+"""
 TEXT = """
 table inet egwtest {
   map ways {
@@ -159,3 +177,20 @@ def test_it_is_read_while_others_write_all_the_time(machine: Namespace) -> None:
         over.set()
         writer.join()
     assert taken < 5
+
+
+def test_thousands_of_rules_are_read_while_leases_are_refreshed(machine: Namespace, tmp_path: Path) -> None:
+    """With a thousand egress IPs the listing of the rules takes longer than the time between two refreshes."""
+    rules = "\n".join(f"add rule {NAME} more meta mark {number} counter" for number in range(RULES))
+    nft(machine, f"{rules}\ntable netdev leases {{ set open {{ type ipv4_addr; flags timeout; }}; }}")
+    before = read(machine)
+    log = tmp_path / "refreshes"
+    writer = machine.spawn(sys.executable, "-c", REFRESHES, log=log)
+    try:
+        until(lambda: log.read_text() == "refreshed\n", "a refresh", 10.0)
+        assert read(machine) == before
+        nft(machine, f"add rule {NAME} more drop")
+        assert read(machine).digest != before.digest
+    finally:
+        writer.kill()
+        writer.wait()

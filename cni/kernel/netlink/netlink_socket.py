@@ -132,14 +132,15 @@ class Socket:
                     _check(message)
                     return b""
 
-    def dump(self, kind: int, body: bytes, tries: int = MAX_DUMPS) -> list[Message]:
+    def dump(self, kind: int, body: bytes, tries: int = MAX_DUMPS, may_change: bool = False) -> list[Message]:
         """Return all messages of a listing that shows one state.
 
-        Raises :class:`InterruptedError` if the state has changed during each of ``tries`` listings.
+        ``may_change``: the state may change during the listing; the caller knows if that concerns it. Else raises
+        :class:`InterruptedError` if the state has changed during each of ``tries`` listings.
         """
         for _ in range(tries):
             found, consistent = self._listing(self.send([Request(kind, NLM_F_DUMP, body)]))
-            if consistent:
+            if consistent or may_change:
                 return found
         raise OSError(errno.EINTR, os.strerror(errno.EINTR))
 

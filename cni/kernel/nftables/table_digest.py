@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ from ..netlink.constants import (
 )
 from ..netlink.messages import NFGENMSG, NetfilterHeader, attribute, attributes, decoded, sequence, text
 from ..netlink.netlink_socket import Socket
+from .generation import TransactionCounter
 
 CHAIN_PARTS = (NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE, NFTA_CHAIN_FLAGS, NFTA_CHAIN_USERDATA)
 """Attributes of a chain that count; handles, uses and counters do not."""
@@ -92,14 +94,37 @@ def read(table: str, mark: str) -> Table | None:
     family, name = table.split()
     try:
         with netfilter.opened() as kernel:
-            return _read(kernel, NFPROTO[family], name, mark.encode())
+            try:
+                return _read(kernel, NFPROTO[family], name, mark.encode())
+            except InterruptedError:
+                return _read_watched(kernel, table, mark.encode())
     except OSError as error:
         if error.errno == errno.ENOENT:
             return None
         raise refused(f"reading nftables table {table}", error.errno or errno.EIO) from error
 
 
-def _read(kernel: Socket, family: int, name: str, mark: bytes) -> Table:
+def _read_watched(kernel: Socket, table: str, mark: bytes) -> Table:
+    """Read a table while there are always transactions, as on a master, whose lease daemon refreshes its leases.
+
+    The rules of a thousand egress IPs take longer to list than the time between two refreshes. A listing of rules or
+    elements counts if no transaction meanwhile has changed the table but for elements of timed sets.
+    """
+    family, name = table.split()
+    header = NFGENMSG.pack(NetfilterHeader(NFPROTO[family]))
+    for _ in range(MAX_TRIES):
+        sets = list(_each(kernel, NFT_MSG_GETSET, header + text(NFTA_TABLE_NAME, name)))
+        timed = frozenset(
+            decoded(each.get(NFTA_SET_NAME, b"")) for each in sets if _flags(each) & NFT_SET_TIMEOUT
+        )
+        with TransactionCounter({table: timed}) as watch:
+            found = _read(kernel, NFPROTO[family], name, mark, may_change=True)
+            if watch.transactions() == 0:
+                return found
+    raise OSError(errno.EINTR, os.strerror(errno.EINTR))
+
+
+def _read(kernel: Socket, family: int, name: str, mark: bytes, may_change: bool = False) -> Table:
     header = NFGENMSG.pack(NetfilterHeader(family))
     mine = header + text(NFTA_TABLE_NAME, name)
     of_table = NFGENMSG.attributes(kernel.request(NFT_MSG_GETTABLE, 0, mine))
@@ -116,18 +141,18 @@ def _read(kernel: Socket, family: int, name: str, mark: bytes) -> Table:
         else:
             chains.append(decoded(title))
             parts.append(_part(b"chain", chain, (NFTA_CHAIN_NAME, *CHAIN_PARTS)))
-    for rule in _each(kernel, NFT_MSG_GETRULE, mine):
+    for rule in _each(kernel, NFT_MSG_GETRULE, mine, may_change):
         expressions = b"".join(map(_expression, _values(rule.get(NFTA_RULE_EXPRESSIONS, b""))))
         parts.append(_part(b"rule", rule, (NFTA_RULE_CHAIN, *RULE_PARTS)) + expressions)
     for found in _each(kernel, NFT_MSG_GETSET, mine):
-        flags = int.from_bytes(found.get(NFTA_SET_FLAGS, b""), "big")
+        flags = _flags(found)
         if not flags & NFT_SET_ANONYMOUS:
             kind, timed = "map" if flags & NFT_SET_MAP else "set", bool(flags & NFT_SET_TIMEOUT)
             sets.append(PresentSet(kind, decoded(found.get(NFTA_SET_NAME, b"")), timed))
         parts.append(_part(b"set", found, (NFTA_SET_NAME, *SET_PARTS)))
         if not flags & NFT_SET_TIMEOUT:
             asked = mine + attribute(NFTA_SET_ELEM_LIST_SET, found.get(NFTA_SET_NAME, b""))
-            answers = _each(kernel, NFT_MSG_GETSETELEM, asked)
+            answers = _each(kernel, NFT_MSG_GETSETELEM, asked, may_change)
             lists = (answer.get(NFTA_SET_ELEM_LIST_ELEMENTS, b"") for answer in answers)
             parts += sorted(item for elements in lists for item in _values(elements))
     digest = hashlib.sha256()
@@ -137,9 +162,13 @@ def _read(kernel: Socket, family: int, name: str, mark: bytes) -> Table:
     return Table(digest.hexdigest()[:16], tuple(marks), tuple(chains), tuple(sets))
 
 
-def _each(kernel: Socket, kind: int, body: bytes) -> Iterator[dict[int, bytes]]:
-    for message in kernel.dump(kind, body, MAX_TRIES):
+def _each(kernel: Socket, kind: int, body: bytes, may_change: bool = False) -> Iterator[dict[int, bytes]]:
+    for message in kernel.dump(kind, body, MAX_TRIES, may_change):
         yield NFGENMSG.attributes(message.body)
+
+
+def _flags(found: dict[int, bytes]) -> int:
+    return int.from_bytes(found.get(NFTA_SET_FLAGS, b""), "big")
 
 
 def _part(what: bytes, found: dict[int, bytes], kinds: Iterable[int]) -> bytes:
