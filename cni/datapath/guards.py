@@ -35,7 +35,7 @@ def guards(plan: Plan, marks: Marks) -> Iterator[str]:
     inlets = {f'"{egress.device}"': f"from_{egress.inlet}" for egress in plan.incoming}
     yield mapping("tunnel_forward_to", "ifname", (f"{name} : goto {to}" for name, to in inlets.items()))
     answer = f'iifname "{ids.RETURN_DEVICE}" ct direction reply accept'
-    yield chain("tunnel_forward", ["iifname vmap @tunnel_forward_to", answer, "counter drop"])
+    yield chain("tunnel_forward", [answer, "iifname vmap @tunnel_forward_to", "counter drop"])
     slots = {marks.of(egress.slot): f"out_{egress.slot}" for egress in plan.outgoing}
     slots |= {
         marks.leaving(egress.slot): f"out_{egress.slot}" for egress in plan.outgoing if own_routing.of(egress)

@@ -33,18 +33,24 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
 
 
 def _arrival(plan: Plan, marks: Marks) -> Iterator[str]:
-    others = [not_to(ports)] if (ports := lease_port_guard.ports(plan)) else []
-    yield " ".join((UNTAGGED, marks.none, *others, "accept"))
-    yield from (f"{each} goto arrival_source" for each in others)
+    others = not_to(lease_port_guard.ports(plan))
+    yield " ".join(filter(None, (UNTAGGED, marks.none, others, "accept")))
+    yield source_guard.tagged_rule(others)
+    if others:
+        yield f"{others} goto arrival_source"
     yield from lease_port_guard.arrival_rules(plan)
     yield "goto arrival_source"
 
 
 def _input_guard(plan: Plan) -> Iterator[str]:
     """Yield the rules for what is delivered to this node itself, behind destination NAT."""
-    others = not_to(sorted((*own_ports(plan), *sync_device.ports(plan))))
+    ports = {*own_ports(plan), *sync_device.ports(plan)} - {plan.port}
+    # The port of the tunnels first: the first rule is over for their packets, and the second is theirs. It comes before
+    # the guard of overlays, which lets them pass.
+    others = not_to((plan.port, *sorted(ports)))
     accepted = f"{others} iifname != {TUNNELS} accept"
-    yield f"{overlay_guard.no_overlay(plan)} {accepted}"
+    yield f"{others} {overlay_guard.no_overlay(plan)} iifname != {TUNNELS} accept"
+    yield tunnel_port_guard.receive_rule(plan)
     # No overlay sends TCP to a node.
     yield f"meta l4proto tcp {accepted}"
     yield overlay_guard.RECEIVE_RULE
@@ -54,8 +60,10 @@ def _input_guard(plan: Plan) -> Iterator[str]:
 
 
 def _forward_guard(plan: Plan, marks: Marks) -> Iterator[str]:
-    others = f"{marks.none} {marks.foreign} iifname != {TUNNELS} {not_to(own_ports(plan))} accept"
-    yield from (f"{source} {others}" for source in source_guard.free_sources(plan))
+    others = f"{marks.foreign} {marks.none} iifname != {TUNNELS} {not_to(own_ports(plan))}"
+    for version, source in source_guard.free_sources(plan):
+        # What costs most is compared last: of steered connections no packet comes to it.
+        yield f"meta nfproto ipv{version} {others} {source} accept"
     yield f"{not_to(own_ports(plan))} goto forward_checked"
     yield "meta l4proto udp jump forwarded_datagram"
     yield from lease_port_guard.forward_tcp_rules(plan)

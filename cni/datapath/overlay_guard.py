@@ -65,14 +65,23 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
 def no_overlay(plan: Plan) -> str:
     """Return the expression for a packet that no overlay device takes in, by one rule and without a set."""
     protocols = " ".join(f"meta l4proto != {protocol}" for protocol in PROTOCOLS)
-    return f"{protocols} {not_to(sorted({*WELL_KNOWN_PORTS, *plan.overlay_ports} - {plan.port}))}"
+    return f"{protocols} {not_to(_ports(plan))}"
+
+
+def no_overlay_of(plan: Plan) -> tuple[str, str]:
+    """Return the expressions for a UDP and a TCP packet that no overlay device takes in: fewer comparisons."""
+    return f"meta l4proto udp {not_to(_ports(plan))}", "meta l4proto tcp"
+
+
+def _ports(plan: Plan) -> list[int]:
+    return sorted({*WELL_KNOWN_PORTS, *plan.overlay_ports} - {plan.port})
 
 
 def _encapsulated(plan: Plan, target: str) -> Iterator[str]:
     """Yield the rules that lead to ``target`` what an overlay device of a node may take in."""
     # The tunnels' own port has its own guard. Its packets pass no other comparison here.
     yield f"udp dport {plan.port} return"
-    for port in sorted({*WELL_KNOWN_PORTS, *plan.overlay_ports} - {plan.port}):
+    for port in _ports(plan):
         yield f"udp dport {port} goto {target}"
     for protocol in PROTOCOLS:
         yield f"meta l4proto {protocol} goto {target}"

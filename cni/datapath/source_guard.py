@@ -34,8 +34,13 @@ AUTHENTIC_KIND = "wireguard"
 
 def arrival_rules(marks: Marks) -> Iterator[str]:
     """Yield the rules for arriving packets, before connection tracking."""
-    yield f"{TAGGED} goto own_source"
+    yield tagged_rule()
     yield f"meta mark and {marks.mask} != 0 goto marked_source"
+
+
+def tagged_rule(others: str = "") -> str:
+    """Return the rule for a selected pod's packets. ``others``: the expression for those that no other guard needs."""
+    return " ".join(filter(None, (TAGGED, others, "goto own_source")))
 
 
 def forward_rules(plan: Plan) -> Iterator[str]:
@@ -44,19 +49,21 @@ def forward_rules(plan: Plan) -> Iterator[str]:
     The widest ranges that hold no reserved address come first: a comparison costs far less than the lookup.
     """
     if plan.reserved_sources:
-        yield from (f"{source} goto forwarded" for source in free_sources(plan))
+        for version, source in free_sources(plan):
+            yield f"{source or f'meta nfproto ipv{version}'} goto forwarded"
     if plan.reserved_sources:
         yield "jump pod_source"
 
 
-def free_sources(plan: Plan) -> Iterator[str]:
-    """Yield an expression for each IP version: the source is in one of the widest ranges without a reserved address."""
+def free_sources(plan: Plan) -> Iterator[tuple[int, str]]:
+    """Yield IP versions, each with the expression for a source in the widest ranges without a reserved address.
+
+    Without a reserved address of a version its expression is empty.
+    """
     for version, keyword in KEYWORDS.items():
         reserved = _reserved(plan.reserved_sources, plan.egress_sources, version)
-        if reserved.free:
-            yield " ".join(f"{keyword} saddr {each}" for each in reserved.free)
-        elif not reserved.name:
-            yield f"meta nfproto ipv{version}"
+        if reserved.free or not reserved.name:
+            yield version, " ".join(f"{keyword} saddr {each}" for each in reserved.free)
 
 
 def chains(plan: Plan, marks: Marks) -> Iterator[str]:
@@ -77,7 +84,8 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
 def _own_source(plan: Plan) -> Iterator[str]:
     """Yield the rules for a tagged pod's packet: its source must route back by the interface of the packet."""
     # Most packets: IPv4 without options, for no overlay.
-    yield f"ip hdrlength 5 {overlay_guard.no_overlay(plan)} {ROUTES_BACK} accept"
+    for others in overlay_guard.no_overlay_of(plan):
+        yield f"ip hdrlength 5 {others} {ROUTES_BACK} accept"
     # The kernel replaces the destination by the next one of a source route only after prerouting.
     for named in ("ip option lsrr", "ip option ssrr", "exthdr rt"):
         yield f"{named} exists counter drop"

@@ -94,10 +94,10 @@ def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
 def _steer(plan: Plan, marks: Marks) -> Iterator[str]:
     # First what has nothing to do with us, see :mod:`cni.datapath.hooks`.
     begun = "ct state established,related"
-    yield f"{UNTAGGED} {marks.none} {marks.foreign} {begun} iifname != {TUNNELS} accept"
+    yield f"{marks.foreign} {begun} {UNTAGGED} {marks.none} iifname != {TUNNELS} accept"
     # A tunnel's packets are answered by none of their own connection. They are judged where they are delivered, see
     # :mod:`cni.datapath.tunnel_port_guard`, and not forwarded.
-    yield f"{UNTAGGED} {marks.none} udp dport {plan.port} accept"
+    yield f"udp dport {plan.port} {UNTAGGED} {marks.none} accept"
     yield f"{TAGGED} goto tagged"
     yield "ct direction reply goto reply"
     # Before it is routed: the address inside the tunnels may be none of this node's.

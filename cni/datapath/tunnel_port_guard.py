@@ -90,11 +90,14 @@ def _delivered(marks: Marks) -> Iterator[str]:
     yield chain("tunnel_deliver", [passed, "counter drop"])
 
 
+def receive_rule(plan: Plan) -> str:
+    """Return the rule for outer packets, also for those that came out of a tunnel: no tunnel is inside another one."""
+    return f"udp dport {plan.port} goto tunnel_receive"
+
+
 def input_rules(plan: Plan) -> Iterator[str]:
-    """Yield the rules for what is delivered to this node itself."""
+    """Yield the other rules for what is delivered to this node itself."""
     yield from sync_device.input_rules(plan)
-    # Also what came out of a tunnel: no tunnel is inside another one.
-    yield f"udp dport {plan.port} goto tunnel_receive"
     yield f"iifname {TUNNELS} jump tunnel_deliver"
 
 

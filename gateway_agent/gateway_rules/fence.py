@@ -52,10 +52,12 @@ def _blocks(addresses: set[Address], devices: list[str], port: int, own: Sequenc
     yield chain("allow4", [f"ip saddr @{ids.FENCE_OPEN4} accept", "counter drop"])
     yield chain("allow_arp", [f"arp saddr ip @{ids.FENCE_OPEN4} accept", "counter drop"])
     yield chain("allow6", [f"ip6 saddr @{ids.FENCE_OPEN6} accept", "counter drop"])
-    rules = [*_free(addresses, port), *_ethertype_check()]
+    rules = list(_free(addresses, f"th dport != {port} " if port else ""))
     if port:
         yield chain("tunnel_process", [*(f"{to} return" for to in own), "counter drop"])
-        rules.append(f"udp dport {port} {BY_PROCESS} jump tunnel_process")
+        # No process has sent what is left of the tunnels' packets.
+        rules += [f"udp dport {port} {BY_PROCESS} jump tunnel_process", *_free(addresses, "")]
+    rules += _ethertype_check()
     for version, judge in ((4, _rules4), (6, _rules6)):
         of_version = sorted((a for a in addresses if a.version == version), key=int)
         if of_version:
@@ -67,19 +69,19 @@ def _blocks(addresses: set[Address], devices: list[str], port: int, own: Sequenc
         yield chain(name, rules, f"filter hook egress device {interface(device)} priority filter")
 
 
-def _free(addresses: set[Address], port: int) -> Iterator[str]:
+def _free(addresses: set[Address], to: str) -> Iterator[str]:
     """Yield a rule for each IP version that lets most frames pass: no other rule could drop them.
 
     Their source lies in one of the widest ranges without a virtual address. Ranges are part of the rule, not in a set.
+    ``to``: the expression for the destination.
     """
-    to = f"th dport != {port} " if port else ""
     for version, keyword in KEYWORDS.items():
         networks = [ipaddress.ip_network(address) for address in addresses if address.version == version]
         source = "".join(f"{keyword} saddr {each} " for each in widest(networks))
         # An advertisement may name another address than its source.
         other = f"meta l4proto != {ICMPV6} " if version == 6 else ""
         ethertype = f"meta protocol {keyword} @ll,96,16 {ETHERTYPES[version]}"
-        yield f"{ethertype} {source}{other}{to}accept"
+        yield f"{ethertype} {other}{to}{source}accept"
 
 
 def _ethertype_check() -> Iterator[str]:

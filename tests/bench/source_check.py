@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from cni.datapath import objects, source_guard, steering
-from cni.datapath.nft_blocks import Marks
+from cni.datapath import lease_port_guard, objects, source_guard, steering
+from cni.datapath.nft_blocks import Marks, not_to
 from cni.plan import Plan
 from gateway_agent.gateway_rules.snat import gateway_nft
 from tests.netns import datapath_lab
@@ -148,6 +148,7 @@ def _rules(case: Case, node: str, checked: bool) -> str:
 def _checks(wanted: Plan) -> Iterator[str]:
     """Yield the rules that lead to the checks."""
     marks = Marks(wanted)
+    yield source_guard.tagged_rule(not_to(lease_port_guard.ports(wanted)))
     yield from source_guard.arrival_rules(marks)
     yield from source_guard.forward_rules(wanted)
     yield from (steering.NEW_CONNECTION_RULE, steering.unverified_reply_rule(marks))

@@ -7,6 +7,7 @@ import re
 from cni.datapath import objects
 from cni.datapath.hooks import chains
 from cni.datapath.nft_blocks import Marks
+from tests.netns import datapath_lab
 
 from .test_objects import plan
 
@@ -36,3 +37,23 @@ def test_the_first_rule_of_a_hook_compares_without_a_set() -> None:
                 first = table.partition(f"chain {chain} {{")[2].splitlines()[2]
                 assert "accept" in first or "nat" in chain, (hook, first)
                 assert "@" not in first
+
+
+def rules_of(name: str) -> list[str]:
+    wanted = datapath_lab.plan("w1")
+    text = "".join(chains(wanted, Marks(wanted)))
+    lines = text.partition(f"chain {name} {{\n")[2].partition("\t}")[0].splitlines()
+    return [line.strip() for line in lines if not line.strip().startswith("type ")]
+
+
+def test_packets_of_the_tunnels_meet_two_rules_before_they_are_judged() -> None:
+    first, second = rules_of("input_guard")[:2]
+    assert first.startswith("th dport != 4799 "), "the first rule ends at its first comparison"
+    assert second == "udp dport 4799 goto tunnel_receive"
+
+
+def test_a_selected_pods_packet_to_a_guarded_port_passes_the_guard_before_the_check_of_its_source() -> None:
+    rules = rules_of("arrival")
+    guards = [number for number, rule in enumerate(rules) if "dport 7947 " in rule and "!=" not in rule]
+    assert guards
+    assert all("th dport != 7947 " in rule for rule in rules[: guards[0]])

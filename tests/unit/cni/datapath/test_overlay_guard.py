@@ -71,10 +71,15 @@ def test_no_packet_that_may_be_of_an_overlay_goes_on_before_the_guard_has_seen_i
     for chain, rule in (("own_source", INTO_OVERLAY_RULE), ("input_guard", overlay_guard.RECEIVE_RULE)):
         before = text.partition(f"chain {chain} {{")[2].partition(rule)[0].splitlines()
         accepted = [each for each in before if each.endswith(" accept")]
-        assert all(
-            overlay_guard.no_overlay(wanted) in each or "meta l4proto tcp" in each for each in accepted
-        )
+        short = (overlay_guard.no_overlay(wanted), *overlay_guard.no_overlay_of(wanted))
+        assert all(any(of in each for of in short) for each in accepted)
         assert accepted
+
+
+def test_a_datagram_to_any_port_of_an_overlay_is_none_of_others() -> None:
+    datagrams, segments = overlay_guard.no_overlay_of(plan("w1", overlay_ports=(7777,)))
+    assert re.findall(r"th dport != (\d+)", datagrams) == ["4789", "6081", "7777", "8472"]
+    assert (datagrams.split(" th ")[0], segments) == ("meta l4proto udp", "meta l4proto tcp")
 
 
 def test_the_plan_of_an_older_agent_refuses_no_address_of_this_node() -> None:
