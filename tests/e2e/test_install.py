@@ -242,32 +242,49 @@ def kernel(node: Node) -> str:
     )
 
 
-@pytest.mark.parametrize(
-    ("setting", "fault", "finding", "hint"),
-    [
-        ("ip_forward", "sysctl -qw net.ipv4.ip_forward=0", "net.ipv4.ip_forward", "net.ipv4.ip_forward=1"),
-        ("rule", "ip rule add fwmark 0x100000/0x100000 lookup 99", "fwmark 0x100000/0x100000", "mark: {mask"),
-        ("port", "", "UDP port 7947", "set cluster.port"),
-    ],
-)
-def test_a_check_that_fails_changes_nothing(
-    setting: str, fault: str, finding: str, hint: str, nodes: dict[str, Node], before: dict[str, object]
-) -> None:
-    node = nodes["g1"]
-    machine = node.machine.machine
-    with contextlib.ExitStack() as stack:
-        if fault:
-            machine.run(*fault.split())
-            undo = fault.replace("=0", "=1").replace(" add ", " del ")
-            stack.callback(lambda: machine.run(*undo.split()))
-        else:
-            taken = stack.enter_context(machine.inside(lambda: socket.socket(type=socket.SOCK_DGRAM)))
-            taken.bind(("0.0.0.0", 7947))
-        done = node.install()
-    assert done.returncode == 1
-    assert finding in done.stdout and hint in done.stdout, done.stdout
-    assert "nothing was changed" in done.stderr
-    assert state(node) == before["g1"]
+@contextlib.contextmanager
+def sysctl_off(machine: Namespace) -> Iterator[None]:
+    machine.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
+    yield
+    machine.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+
+
+@contextlib.contextmanager
+def rule_of_another(machine: Namespace) -> Iterator[None]:
+    rule = ("fwmark", "0x100000/0x100000", "lookup", "99")
+    machine.run("ip", "rule", "add", *rule)
+    yield
+    machine.run("ip", "rule", "del", *rule)
+
+
+@contextlib.contextmanager
+def port_in_use(machine: Namespace) -> Iterator[None]:
+    with machine.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        machine.inside(lambda: taken.bind(("0.0.0.0", 7947)))
+        yield
+
+
+FAULTS = {
+    "g1": (sysctl_off, "net.ipv4.ip_forward", "net.ipv4.ip_forward=1"),
+    "w1": (rule_of_another, "fwmark 0x100000/0x100000", "mark: {mask"),
+    "g2": (port_in_use, "UDP port 7947", "set cluster.port"),
+}
+"""A fault for each node, and what the installation says about it: the finding and the hint."""
+
+
+def test_a_check_that_fails_changes_nothing(nodes: dict[str, Node], before: dict[str, object]) -> None:
+    with contextlib.ExitStack() as faults, ThreadPoolExecutor() as pool:
+        for name, (fault, _, _) in FAULTS.items():
+            faults.enter_context(fault(nodes[name].machine.machine))
+        attempts = dict(zip(nodes, pool.map(Node.install, nodes.values()), strict=True))
+    for name, (_, finding, hint) in FAULTS.items():
+        done = attempts[name]
+        assert done.returncode == 1
+        assert finding in done.stdout and hint in done.stdout, done.stdout
+        # The faults of the other nodes are none of this one.
+        assert not [other for node, (_, _, other) in FAULTS.items() if node != name and other in done.stdout]
+        assert "nothing was changed" in done.stderr
+        assert state(nodes[name]) == before[name]
 
 
 def test_a_node_is_ready_and_serves(installed: dict[str, Node], lab: Lab) -> None:
