@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ..lab import documents, topology
+from ..lab.dhcp import leased
 from ..lab.first_address import first_addresses
 from ..lab.lab import SELECTED, Lab
 from ..lab.namespace import Namespace
@@ -124,6 +125,24 @@ def test_basic_mode_follows_the_choice_of_the_administrator(basic: Lab) -> None:
     for node in nodes:
         node.machine.ip(f"address del {others[node.name]}/24 dev eth1")
     pod.stop()
+
+
+def test_an_egress_node_gets_its_address_by_dhcp_and_serves_with_it(basic: Lab, tmp_path: Path) -> None:
+    """With our rules in its kernel: the exchange by broadcast, and the renewal while the node is master."""
+    node = basic.nodes[basic.wait_settled(GATEWAY, 40)]
+    pod = basic.nodes["w1"].pod("leased", BACKEND)
+    server, client, own = (basic.machines["router"], "eth1"), (node.machine, "eth1"), node.host.interfaces[-1]
+    try:
+        with leased(server, client, FOREIGN, "172.16.0.1", tmp_path) as lease:
+            basic.wait_settled(GATEWAY, 40)
+            basic.nodes["w1"].egressctl("handover", GATEWAY, "--to", node.name)
+            until(lambda: _seen(basic) == FOREIGN, "the node serves by the address that it has got", 20)
+            until(lambda: pod.request(SELECTED, 0.5).address == FOREIGN, "the outside sees it", 10)
+            lease.renew()
+            assert pod.request(SELECTED).address == FOREIGN
+    finally:
+        node.machine.ip("address flush dev eth1", f"address add {own.address} dev eth1", ROUTE)
+        pod.stop()
 
 
 def _seen(lab: Lab) -> str:
