@@ -63,7 +63,7 @@ class Systemd:
         self.directory = directory
         self.host_name = host_name
         self._process: subprocess.Popen[bytes] | None = None
-        self._first = 0
+        self.first = 0
         (directory / "layers").mkdir(parents=True)
 
     def start(self) -> None:
@@ -78,21 +78,24 @@ class Systemd:
             "--fork",
             "--kill-child=KILL",
         )
-        boot = ("sh", "-c", f"hostname {self.host_name}; {BOOT}", "boot", str(self.directory))
-        arguments = (" ".join(OVERLAID), " ".join(TARGETS), PATH)
         self._process = self.machine.spawn(
-            "unshare", *namespaces, *boot, *arguments, log=self.directory / "systemd.log"
+            "unshare", *namespaces, *self.boot(), log=self.directory / "systemd.log"
         )
         until(self._runs, f"systemd runs on {self.host_name}", 30)
 
+    def boot(self) -> tuple[str, ...]:
+        """Return the command that becomes systemd in namespaces of its own."""
+        script = f"hostname {self.host_name}; {BOOT}"
+        return ("sh", "-c", script, "boot", str(self.directory), " ".join(OVERLAID), " ".join(TARGETS), PATH)
+
     def _runs(self) -> bool:
-        if not self._first:
+        if not self.first:
             assert self._process is not None
             children = psutil.Process(self._process.pid).children()
             first = next((child for child in children if child.name() == "systemd"), None)
             if first is None:
                 return False
-            self._first = first.pid
+            self.first = first.pid
         return self.attempt("systemctl", "is-active", "multi-user.target").stdout == "active\n"
 
     def run(self, *argv: str, seconds: float = 120.0, check: bool = True) -> str:
@@ -109,7 +112,7 @@ class Systemd:
 
     def entering(self) -> tuple[str, ...]:
         """Return what starts a program on the machine, in this repository's directory."""
-        return ("nsenter", f"--target={self._first}", "--all", f"--wd={REPOSITORY}")
+        return ("nsenter", f"--target={self.first}", "--all", f"--wd={REPOSITORY}")
 
     def pid(self, unit: str) -> int:
         """Return the main process of a service, by its number on the machine; 0: none."""
@@ -117,7 +120,7 @@ class Systemd:
 
     def place(self, path: str) -> Path:
         """Return a path of the machine as seen from outside."""
-        return Path(f"/proc/{self._first}/root{path}")
+        return Path(f"/proc/{self.first}/root{path}")
 
     def written(self) -> dict[str, tuple[int, str]]:
         """Return all that the machine has written over this machine's files, and its run directories."""
