@@ -32,9 +32,10 @@ pgrep:procps
 readonly NODE_NEEDS='
 nft:nftables
 '
-# what only the plugin with its own interpreter is built of
+# what only the interpreters are built of: the plugin's and the bundle's
 readonly BUILD_NEEDS='
 gcc:gcc
+patchelf:patchelf
 /usr/bin/python3-config:python3-dev
 '
 # what only the tests need: these start a service where there is systemd
@@ -42,6 +43,7 @@ readonly TESTS_NEED='
 containerd:containerd
 runc:runc
 podman:podman
+debootstrap:debootstrap
 /usr/lib/podman/netavark:netavark
 /bin/busybox:busybox-static
 kubectl:kubernetes-client
@@ -106,7 +108,8 @@ missing_packages() {
       command -v "$what" >/dev/null || echo "${line#*:}"
     fi
   done
-  [[ -n "$(python)" ]] || python_packages
+  # A bundle has a Python of its own.
+  [[ -d wheels || -n "$(python)" ]] || python_packages
 }
 
 # The packages that bring a Python which is new enough: Ubuntu 22.04 and Red Hat 9 have one beside their own.

@@ -14,17 +14,21 @@ import json
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from email.parser import HeaderParser
 from pathlib import Path
+from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "dist" / "egress-gateway-bundle.tar.gz"
 NAME = "egress-gateway"
 LIST = "sbom.cdx.json"
 SUMS = "SHA256SUMS"
+INTERPRETER = "dist/egress-gateway-python.tar.gz"
 PROGRAMS = ("install.sh", "dist/egress-gateway", "dist/egress-gateway-standalone")
-TEXTS = (
+FILES = (
     "LICENSE",
+    INTERPRETER,
     "packaging/node.sh",
     "README.md",
     *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
@@ -52,7 +56,7 @@ def main() -> int:
 
 def collect(root: Path, wheels: Path) -> dict[str, bytes]:
     """Return the content of the bundle by path. Raises OSError, and ValueError without a wheel of this project."""
-    paths = {name: root / name for name in (*PROGRAMS, *TEXTS)}
+    paths = {name: root / name for name in (*PROGRAMS, *FILES)}
     paths.update({f"{UNITS}/{path.name}": path for path in (root / UNITS).glob("*.service")})
     paths.update({f"wheels/{path.name}": path for path in wheels.glob("*.whl")})
     if not any(path.startswith("wheels/egress_gateway-") for path in paths):
@@ -102,7 +106,25 @@ def _library(wheel: bytes) -> dict[str, object]:
 
 
 def _file(name: str, content: bytes) -> dict[str, object]:
-    return {"type": "file", "name": name, "hashes": [{"alg": "SHA-256", "content": _sha256(content)}]}
+    component: dict[str, object] = {
+        "type": "file",
+        "name": name,
+        "hashes": [{"alg": "SHA-256", "content": _sha256(content)}],
+    }
+    if name == INTERPRETER:
+        component["components"] = list(_debian_packages(content))
+    return component
+
+
+def _debian_packages(interpreter: bytes) -> Iterator[dict[str, object]]:
+    """Yield the packages that the interpreter's files are from; their licenses are beside these files."""
+    with tarfile.open(fileobj=io.BytesIO(interpreter)) as archive:
+        listed = archive.extractfile("python/PACKAGES")
+        assert listed is not None
+        for line in listed.read().decode().splitlines():
+            name, version = line.split()
+            purl = f"pkg:deb/debian/{name}@{quote(version)}"
+            yield {"type": "library", "name": name, "version": version, "purl": purl}
 
 
 def bundle(files: dict[str, bytes]) -> bytes:

@@ -3,6 +3,7 @@
 
 readonly INSTALLED=/opt/egress-gateway
 readonly WHEELS=wheels # only in an unpacked bundle
+readonly BUNDLED_PYTHON=dist/egress-gateway-python.tar.gz
 readonly BUNDLED_PYTHONS='3.11 3.12 3.13'
 
 # All that a node without any network needs, in one file. Its wheels are those of each Python that nodes may have.
@@ -19,6 +20,7 @@ build_bundle() {
   # Times in a wheel are those of its files unless this says otherwise.
   SOURCE_DATE_EPOCH=315532800 "$VENV/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps \
     --wheel-dir build/bundle-wheels .
+  /usr/bin/python3 packaging/build_interpreter.py --output "$BUNDLED_PYTHON"
   "$VENV/bin/python" packaging/build_bundle.py --wheels build/bundle-wheels --output "$PLUGIN-bundle.tar.gz"
 }
 
@@ -42,17 +44,37 @@ version_name() {
   cat "${files[@]}" pyproject.toml 2>/dev/null | sha256sum | cut -c 1-12
 }
 
+# Makes an environment of the interpreter in the bundle: interpreter and libraries are part of the version.
+bundled_environment() {
+  local target=$1 program
+  mkdir -p "$target"
+  tar --extract --gzip --no-same-owner --file "$BUNDLED_PYTHON" --directory "$target"
+  program=$(find "$target/python/bin" -name 'python3.*')
+  LC_ALL=C sed -i "s|/versions/@*/python/|/versions/${target##*/}/python/|" "$program"
+  # Services cannot write there.
+  "$program" -m compileall -q "$target/python/lib"
+  "$program" -m venv --without-pip "$target"
+}
+
 # Prints the environment of this version; makes it if it is not there. Nothing else of the node changes.
 stage_version() {
   local target interpreter wheels=()
   target=$INSTALLED/versions/$(version_name)
-  if [[ ! -f $target/complete ]]; then
+  # A new release of the system may have removed the Python that the environment is of.
+  if [[ ! -f $target/complete ]] || ! "$target/bin/python" -c '' 2>/dev/null; then
     step 'Making the environment of this version' "$target" >&2
     interpreter=$(python)
     rm -rf "$target"
-    "$interpreter" -m venv "$target"
+    local pip=("$target/bin/python" -m pip)
+    if [[ -n $interpreter ]]; then
+      "$interpreter" -m venv "$target"
+    else
+      step 'Taking the Python of the bundle' 'this node has none of 3.11 or later with venv' >&2
+      bundled_environment "$target"
+      pip=("$target/bin/python" "$target/python/pip.whl/pip")
+    fi
     [[ ! -d wheels ]] || wheels=(--no-index --find-links "$WHEELS")
-    local pip=("$target/bin/python" -m pip --quiet --disable-pip-version-check)
+    pip+=(--quiet --disable-pip-version-check)
     "${pip[@]}" install --no-deps --only-binary :all: --require-hashes "${wheels[@]}" --requirement "$CONSTRAINTS"
     if [[ -d $WHEELS ]]; then
       "${pip[@]}" install --no-deps "${wheels[@]}" egress-gateway
@@ -66,7 +88,7 @@ stage_version() {
     else
       "$target/bin/python" packaging/build_zipapp.py --output "$target/share/egress-gateway"
     fi
-    "${pip[@]}" uninstall --yes pip setuptools >/dev/null 2>&1
+    [[ -z $interpreter ]] || "${pip[@]}" uninstall --yes pip setuptools >/dev/null 2>&1
     touch "$target/complete"
   fi
   echo "$target"

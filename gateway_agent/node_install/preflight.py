@@ -67,11 +67,18 @@ def _kernel_features() -> Finding:
         return Finding(what, f"not tried: {error}", wrong=True, hint="install util-linux, or try again")
     if done.returncode:
         message = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        hint = (
-            "load or install the kernel's modules vxlan and nf_tables; on Debian linux-image-amd64 has them"
-        )
-        return Finding(what, message, wrong=True, hint=hint)
+        return Finding(what, message, wrong=True, hint=refused_hint(message))
     return Finding(what, "tunnels, rules, routes, fence and addresses, tried in a namespace of its own")
+
+
+def refused_hint(message: str) -> str:
+    """Return what to do if the trial of the kernel has ended with a message.
+
+    nft begins with ``Could not process rule`` if the kernel has refused a rule, and not if nft does not know its words.
+    """
+    if message.startswith("nft: ") and "Could not process rule" not in message:
+        return "install a newer nftables: version 1.0.6 is tested"
+    return "load or install the kernel's modules vxlan and nf_tables; on Debian linux-image-amd64 has them"
 
 
 def _forwarding(config: AgentConfig, inventory: Inventory) -> Finding:

@@ -36,6 +36,10 @@ INSTALL = str(REPOSITORY / "install.sh")
 CONFLIST = "/etc/cni/net.d/10-pods.conflist"
 UNITS = ("egress-gateway-agent", "egress-gateway-lease")
 FRESH = 9700
+WITHOUT_PYTHON = "g2"
+"""The node whose own Python is older than the agent's."""
+OLDER = "#!/bin/sh\nexit 1\n"
+"""A Python that is too old, as ``install.sh`` asks for its version."""
 
 
 @dataclass
@@ -126,6 +130,10 @@ def nodes(lab: Lab, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> I
             machine = Systemd(lab.machines[host.name], directory, host.name)
             stack.callback(machine.end)
             machine.start()
+            if host.name == WITHOUT_PYTHON:
+                (given / "python").write_text(OLDER)
+                (given / "python").chmod(0o755)
+                machine.run("mount", "--bind", str(given / "python"), str(Path("/usr/bin/python3").resolve()))
             command = (INSTALL, "install", *options, "--bundle", str(bundle))
             made[host.name] = Node(host.name, machine, command, host)
         subnets, data = [f"10.244.{made['w1'].host.number}.0/24"], made["w1"].machine.directory / "ipam"
@@ -317,6 +325,12 @@ def test_the_confined_services_take_manifests_that_are_pushed(installed: dict[st
                 assert {path.name: path.read_text() for path in place.iterdir()} == wanted
     finally:
         shutil.rmtree(edit)
+
+
+def test_a_node_without_a_python_has_that_of_the_bundle(installed: dict[str, Node]) -> None:
+    for name, node in installed.items():
+        program = node.machine.run("readlink", "-f", f"/proc/{node.machine.pid(UNITS[0])}/exe").strip()
+        assert program.startswith("/opt/egress-gateway/versions/") == (name == WITHOUT_PYTHON)
 
 
 def test_the_service_has_what_a_node_needs_and_no_more(installed: dict[str, Node]) -> None:

@@ -1,4 +1,4 @@
-"""``install.sh install`` on a node whose own Python is too old: it names the packages, and changes nothing."""
+"""``install.sh install`` in a clone, on a node whose own Python is too old: it names packages, and changes nothing."""
 
 from __future__ import annotations
 
@@ -61,16 +61,14 @@ def attempt(directory: Path, manager: str, copy: Path) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
-@pytest.fixture(params=["clone", "bundle"])
-def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Return a directory with the script: as in a clone, or as in an unpacked bundle."""
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Return a directory with the script, as in a clone."""
     made = tmp_path / "copy"
     (made / "packaging").mkdir(parents=True)
     for name in ("install.sh", "packaging/node.sh"):
         (made / name).write_bytes((REPOSITORY / name).read_bytes())
     (made / "install.sh").chmod(0o755)
-    if request.param == "bundle":
-        (made / "wheels").mkdir()
     return made
 
 

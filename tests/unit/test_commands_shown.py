@@ -62,7 +62,7 @@ READ_FROM_THE_PAGE = {
 """Beginnings of commands by the sections of ``install-kubernetes.md`` from which :data:`KUBECTL` takes them."""
 NOT_RUN = {
     "./install.sh test": "it is what runs the tests",
-    "apt-get install --no-install-recommends python3 python3-venv nftables": "needs a mirror of Debian",
+    "apt-get install --no-install-recommends nftables": "needs a mirror of Debian",
     "systemctl enable egress-gateway-guard": "no systemd in the labs of the guard",
     "registry=registry.example.com": "an assignment",
     "base=docker.io/library/debian:bookworm-slim": "an assignment",

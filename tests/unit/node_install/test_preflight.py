@@ -37,3 +37,15 @@ def test_a_closed_firewall_is_a_fault_and_one_that_is_not_understood_is_said() -
     assert (found.wrong, found.judged, "inet b input" in found.found) == (False, False, True)
     assert preflight.firewall("the port", packet, ()).found == "no rules are in the way"
     assert "egw-*" in preflight.firewall("forwarding", Packet("forward"), (closed,)).hint
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ("nft: /dev/stdin:43:20-25: Error: unknown chain hook", "a newer nftables"),
+        ("nft: /dev/stdin:3:1-5: Error: Could not process rule: Operation not supported", "modules"),
+        ("cannot add the device egw-back: Operation not supported", "modules"),
+    ],
+)
+def test_a_refusal_of_the_kernel_and_one_of_nft_have_their_remedies(message: str, remedy: str) -> None:
+    assert remedy in preflight.refused_hint(message)

@@ -18,6 +18,7 @@ import pytest
 from tests.lab.namespace import REPOSITORY
 
 PACKAGING = REPOSITORY / "packaging"
+PACKAGES = b"zlib1g 1:1.2.13.dfsg-1\n"
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +53,14 @@ def wheels(tmp_path: Path) -> Path:
 def root(tmp_path: Path, builder: ModuleType) -> Path:
     """Return a copy of what the bundle takes from the repository, with plugins of a few bytes."""
     root = tmp_path / "root"
-    for name in (*builder.PROGRAMS, *builder.TEXTS, *(f"{builder.UNITS}/{p.name}" for p in units())):
+    for name in (*builder.PROGRAMS, *builder.FILES, *(f"{builder.UNITS}/{p.name}" for p in units())):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         source = REPOSITORY / name
         (root / name).write_bytes(b"plugin" if name.startswith("dist/") else source.read_bytes())
+    with tarfile.open(root / builder.INTERPRETER, "w:gz") as archive:
+        listed = tarfile.TarInfo("python/PACKAGES")
+        listed.size = len(PACKAGES)
+        archive.addfile(listed, io.BytesIO(PACKAGES))
     return root
 
 
@@ -90,6 +95,8 @@ def test_the_list_names_each_part_with_its_hash(builder: ModuleType, root: Path,
         hashlib.sha256(content).hexdigest() for name, content in files.items() if name not in others
     }
     [other] = [part for part in listed["components"] if part.get("purl") == "pkg:pypi/other-thing@1.2"]
+    [interpreter] = [part for part in listed["components"] if part["name"] == builder.INTERPRETER]
+    assert [part["purl"] for part in interpreter["components"]] == ["pkg:deb/debian/zlib1g@1%3A1.2.13.dfsg-1"]
     assert other["licenses"] == [{"license": {"name": "MIT License"}}]
 
 
