@@ -42,6 +42,7 @@ from .rounds.pod_guard import PodGuard
 from .rounds.pod_rounds import PodRounds
 from .rounds.reconciler import Reconciler
 from .rounds.round_steps import RoundSteps
+from .rounds.worker_checks import WorkerChecks
 from .set_ports import Channel
 from .state import NodeState
 
@@ -98,6 +99,7 @@ class _Rounds:
     exits: ExitChecks
     paths: PathChecks
     answers: AnswerChecks
+    worker_checks: WorkerChecks
     daemon_config: DaemonConfig
     node_kernel: NodeKernel
     adoption: Adoption
@@ -129,7 +131,8 @@ def build(
     problems = Problems(
         config, state, planning, ports.interfaces, ports.cluster_key, leases, rounds.sync, pods, known.tagging,
         rounds.adoption, containers,
-        (paths.problems, answers.problems, exits.problems, lambda: guard.problems, *notices,
+        (paths.problems, answers.problems, exits.problems, rounds.worker_checks.problems,
+         lambda: guard.problems, *notices,
          *_notices(ports.channel, manifest_sets)),
     )  # fmt: skip
     counts = CallCounts()
@@ -160,18 +163,21 @@ def _rounds(config: AgentConfig, ports: Ports, known: _Knowledge, requested: asy
     exits = ExitChecks(state, ports.probe, config.upstream, ports.interfaces, ports.threads)
     paths = PathChecks(state, exits, ports.path_probe, ports.threads)
     answers = AnswerChecks(state, ports.path_probe, ports.threads)
+    worker_checks = WorkerChecks(pods, ports.interfaces, ports.threads)
     daemon_config = DaemonConfig(state, pods, planning, leases, sync, exits, paths)
     node_kernel, adoption = NodeKernel(kernel, state), Adoption(pods, kernel, state)
     guard = PodGuard(config, state, kernel, node_kernel, planning, adoption, tagging, ports.threads)
     connections = ConntrackCollector(kernel, config.mark_mask)
     steps = RoundSteps(
         config.node_name, config.key_file, state, ports.cluster_key, planning, pods, tagging, adoption, guard,
-        known.plan_file, daemon_config, leases, node_kernel, ports.threads, connections, sync, exits, paths, request,
+        known.plan_file, daemon_config, leases, node_kernel, ports.threads, connections, sync, exits, paths,
+        worker_checks, request,
     )  # fmt: skip
     reconciler = Reconciler(state, steps.steps(), planning.search, requested, daemon_config.send)
     pod_rounds = PodRounds(state, planning, tagging, daemon_config.send_if_pods_moved)
     return _Rounds(
-        sync, exits, paths, answers, daemon_config, node_kernel, adoption, guard, connections, reconciler, pod_rounds
+        sync, exits, paths, answers, worker_checks, daemon_config, node_kernel, adoption, guard, connections,
+        reconciler, pod_rounds,
     )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def build(
     prepared = policy_sets.prepared(plan, needed)
     plan = numbers.with_slots(plan, before, needed, prepared, gateways, problems)
     plan = _with_sources(plan, inventory, facts, shown)
-    problems += [*_unrouted(plan, facts), *on_host(plan, inventory)]
+    problems += on_host(plan, inventory)
     never = tuple(sorted(never_sent(inventory, settings.cluster_cidrs)))
     sets = (
         replace(each, destinations=_destinations(entries(inventory, each), never))
@@ -193,14 +193,6 @@ def _nodes(nodes: Iterable[Node], here: str, problems: list[Problem]) -> tuple[P
         hint = "its selected pods reach no gateway; nodeName in the configuration names it"
         problems.append(Problem(f"node {here}", "", "the inventory has no such node with an address", hint))
     return placed
-
-
-def _unrouted(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> Iterator[Problem]:
-    """Yield a problem if the kernel would drop IPv4 replies that come out of a tunnel."""
-    used = any(egress.family == 4 for egress in plan.egress_ips)
-    if used and plan.me and not readiness.takes_ipv4(facts, derived=True):
-        hint = "sysctl -w net.ipv4.conf.all.rp_filter=0, or add a route"
-        yield Problem(f"node {plan.node}", "", readiness.UNROUTED, hint)
 
 
 def selected_on_host(plan: Plan, inventory: Inventory) -> Iterator[tuple[PodIdentity, tuple[str, ...]]]:

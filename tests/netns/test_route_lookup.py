@@ -84,3 +84,13 @@ def test_a_route_that_refuses_is_no_check_of_sources(machine: Namespace, kind: s
 
 def test_no_route_is_no_check_of_sources(machine: Namespace) -> None:
     assert found(machine, 0, 0, BACK) == Found(error="Network is unreachable")
+
+
+def test_a_packet_without_an_interface_comes_by_the_route_to_its_source(machine: Namespace) -> None:
+    """A rule for what comes from pods is obeyed, as for a pod's packet."""
+    machine.ip(TO_OUTSIDE, BACK, "rule add pref 100 iif eth1 to 203.0.113.0/24 unreachable")
+    try:
+        lookup = Lookup(LOOKUP.destination, LOOKUP.source, "", 0)
+        assert machine.inside(lambda: route_lookup.ask([lookup]))[lookup].error == "Network is unreachable"
+    finally:
+        machine.ip("rule del pref 100")

@@ -61,6 +61,7 @@ TESTED_ELSEWHERE = {
     "gateway_agent/adapters/kernel/open_connections.py": "e2e/test_connection_log.py",
     "gateway_agent/adapters/kernel/overlay_devices.py": "netns/test_interfaces.py",
     "gateway_agent/adapters/kernel/route_lookup.py": "netns/test_route_lookup.py",
+    "gateway_agent/agent/rounds/worker_checks.py": "e2e/test_no_default_route.py",
     "gateway_agent/adapters/netns_lock.py": "netns/test_netns_lock.py",
     "gateway_agent/adapters/probes/answer_counters.py": "netns/test_answer_counters.py",
     "gateway_agent/adapters/probes/ip_packet.py": "unit/adapters/probes/test_pod_packet.py",

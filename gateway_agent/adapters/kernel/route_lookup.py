@@ -1,4 +1,4 @@
-"""Ask the kernel how it would route packets that come out of a tunnel."""
+"""Ask the kernel how it would route packets that come out of a tunnel, or from a pod."""
 
 from __future__ import annotations
 
@@ -23,9 +23,16 @@ def ask(lookups: Iterable[Lookup]) -> dict[Lookup, Found]:
     with contextlib.suppress(OSError), Socket() as kernel:
         for lookup in lookups:
             with contextlib.suppress(OSError):
-                index = socket.if_nametoindex(lookup.device)
+                index = _arrival(kernel, lookup)
                 found[lookup] = _ask(kernel, lookup, index)
     return found
+
+
+def _arrival(kernel: Socket, lookup: Lookup) -> int:
+    """Return the number of the interface by which the packet arrives. Raises OSError if there is none."""
+    if lookup.device:
+        return socket.if_nametoindex(lookup.device)
+    return messages.integer(routes.lookup(kernel, lookup.source).get(RTA_OIF, b""))
 
 
 def _ask(kernel: Socket, lookup: Lookup, index: int) -> Found:

@@ -31,6 +31,7 @@ from .path_checks import PathChecks
 from .planning import Planning
 from .pod_guard import PodGuard
 from .reconciler import Round, Step
+from .worker_checks import WorkerChecks
 
 log = logging.getLogger(__name__)
 HANDOVER_TIMEOUT_S = 1.0
@@ -59,6 +60,7 @@ class RoundSteps:
     connection_sync: ConntrackSync
     exits: ExitChecks
     paths: PathChecks
+    worker_checks: WorkerChecks
     request: Callable[[], None]
     """Requests another round."""
 
@@ -78,7 +80,7 @@ class RoundSteps:
             ("guard what has no tag", self._guard),
             ("drop the policy sets that no tag needs", self._drop_unused_sets),
             ("follow up with probes and conntrackd", self._follow_up),
-            ("look up the routes of egress interfaces", self._check_exits),
+            ("look up the routes of packets", self._check_exits),
         )
 
     async def _make_key(self, work: Round) -> None:
@@ -162,9 +164,10 @@ class RoundSteps:
 
     async def _check_exits(self, work: Round) -> None:
         """Look up routes after the kernel has followed the plan, so that its answers are by the routes of packets."""
-        await self.exits.look_up(
-            _plan(work), self.planning.known(work.inventory), self.planning.never_sent(work.inventory)
-        )
+        plan, known = _plan(work), self.planning.known(work.inventory)
+        never = self.planning.never_sent(work.inventory)
+        await self.exits.look_up(plan, known, never)
+        await self.worker_checks.look_up(plan, known, never)
         await self.paths.prove_new()
 
 

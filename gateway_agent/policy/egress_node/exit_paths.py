@@ -34,7 +34,7 @@ class Lookup:
     destination: str
     source: str
     device: str
-    """The tunnel by which the packet arrived."""
+    """The interface by which the packet arrived, as a tunnel; empty: that of the route to its source."""
     mark: int
     """Mark of the packet; 0: none, so that the main table decides."""
 
@@ -67,7 +67,7 @@ def lookups(
     ``policies``: those of its gateway. ``never``: prefixes that are steered to no gateway.
     """
     family: Family = 6 if egress.family == 6 else 4
-    return _asked(plan, egress, _destinations(policies, never, family))
+    return _asked(plan, egress, destinations(policies, never, family))
 
 
 def lookups_to(plan: Plan, egress: PlanEgressIP, destinations: Iterable[str]) -> Mapping[Lookup, str]:
@@ -157,7 +157,7 @@ def _inside(never: tuple[str, ...], family: Family) -> _Inside:
     return _Inside(_merged(never, family))
 
 
-def _destinations(
+def destinations(
     policies: Iterable[Policy], never: Collection[str], family: Family
 ) -> Iterator[tuple[str, str]]:
     """Yield an address for each destination of one family, with the text that names the destination."""

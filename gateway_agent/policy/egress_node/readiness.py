@@ -200,7 +200,7 @@ def takes_ipv4(facts: Mapping[str, InterfaceFacts], derived: bool) -> bool:
     """Return True if the kernel accepts IPv4 packets that come out of the tunnels.
 
     ``derived``: some of their sources are no node's address, so only a default route leads to them. This is so over an
-    IPv6 underlay, for synced connections, and on a worker for answers from outside.
+    IPv6 underlay and for synced connections.
     """
     checked = derived and source_check(facts)
     return not checked or any(4 in fact.default_route for fact in facts.values())
