@@ -1,4 +1,4 @@
-"""Nodes without a Python that is new enough: the bundle brings one."""
+"""Debian 13, and nodes without a Python that is new enough: the bundle brings one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,24 @@ def install(node: str, given: Path, environment: dict[str, str]) -> subprocess.C
     script = f"tar -xzf egress-gateway-bundle.tar.gz && egress-gateway/install.sh install {OPTIONS}"
     command = ["ssh", f"root@{node}", script]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_debian_13_is_ready_with_its_own_python(
+    lab: Lab, machines: Machines, reach: Reach, tmp_path: Path
+) -> None:
+    given = prepare(tmp_path / "given", lab)
+    nodes = machines("trixie", ("nftables", "python3-venv"), ("g1",))
+    node = nodes["g1"]
+    node.run("apt-get", "-qq", "install", "--no-install-recommends", "nftables", "python3-venv")
+    done = install("g1", given, reach(nodes))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ready after" in done.stdout
+    program = node.run("readlink", "-f", f"/proc/{node.pid('egress-gateway-agent')}/exe").strip()
+    assert program == "/usr/bin/python3.13"
+    assert (
+        node.run("systemctl", "is-active", "egress-gateway-agent", "egress-gateway-lease")
+        == "active\nactive\n"
+    )
 
 
 def test_a_node_without_any_python_is_ready(
