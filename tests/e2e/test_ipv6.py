@@ -122,6 +122,23 @@ def _visit(lab: Lab, address: str) -> None:
         visitor.connect((address, 9300))
 
 
+def test_a_node_that_cannot_ask_for_its_neighbours_is_followed_by_another(lab: Lab, pod: Pod) -> None:
+    """Its link-local address is gone, or another machine has it: packets of pods would get no further."""
+    silent = master(lab)
+    shown = silent.machine.run("ip", "-6", "-j", "address", "show", "dev", "eth1", "scope", "link")
+    own = next(entry["local"] for wire in json.loads(shown) for entry in wire["addr_info"] if entry)
+    silent.machine.ip(f"address del {own}/64 dev eth1")
+    silent.machine.run("ip", "-6", "neighbour", "flush", "dev", "eth1")
+    try:
+        until(lambda: masters(lab)[ADDRESS6] not in ("", silent.name), "another node is master", 10)
+        until(lambda: pod.request(SELECTED, 0.3, OUTSIDE6).address == ADDRESS6, "requests pass again", 5)
+        members = lab.nodes["w1"].agent.status()["members"]
+        [reason] = [member["reason"] for member in members if member["node"] == silent.name]
+        assert "interface eth1 has no link-local address" in str(reason)
+    finally:
+        silent.machine.ip(f"address add {own}/64 dev eth1 nodad")
+
+
 def test_a_node_that_dies_is_followed_by_another_with_the_same_address(lab: Lab, pod: Pod) -> None:
     failed = master(lab)
     connection = pod.connect(SELECTED, address=OUTSIDE6)

@@ -12,6 +12,7 @@ import pytest
 
 from gateway_agent.adapters.kernel import interfaces, overlay_devices
 from tests.lab.namespace import REPOSITORY, Namespace
+from tests.lab.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
 
@@ -20,7 +21,7 @@ READ = """
 import json, sys
 from gateway_agent.adapters.kernel import interfaces
 print(json.dumps({name: (f.addresses, f.address, sorted(f.default_route), f.uplink, f.forwarding, f.forwarding6,
-                         f.up, f.carrier, f.arp_ignore, f.ipv6, sorted(f.next_hops))
+                         f.up, f.carrier, f.arp_ignore, f.ipv6, f.asks6, sorted(f.next_hops))
                   for name, f in interfaces.read(sys.argv[1:]).items()}))
 """
 FIELDS = (
@@ -34,6 +35,7 @@ FIELDS = (
     "carrier",
     "arp_ignore",
     "ipv6",
+    "asks6",
     "next_hops",
 )
 
@@ -235,6 +237,24 @@ def test_settings_that_keep_a_virtual_address_from_being_answered(machine: Names
     facts = read(machine)
     assert (facts["eth1"]["arp_ignore"], facts["eth2"]["arp_ignore"]) == (1, 8)
     assert (facts["eth1"]["ipv6"], facts["eth2"]["ipv6"]) == (False, True)
+
+
+def test_the_kernel_asks_ipv6_neighbours_by_a_link_local_address_only(machine: Namespace) -> None:
+    """One that is tentative does not count: a duplicate stays so. Where no neighbour is asked, none is needed."""
+    facts = read(machine)
+    assert facts["eth1"]["asks6"] and facts["eth2"]["asks6"]
+    for name in ("eth1", "eth2"):
+        machine.run("ip", "-6", "address", "flush", "dev", name, "scope", "link")
+    machine.ip("link set eth2 arp off")
+    facts = read(machine)
+    assert not facts["eth1"]["asks6"] and facts["eth2"]["asks6"]
+    machine.sysctl({"net/ipv6/conf/eth1/accept_dad": "1", "net/ipv6/conf/eth1/dad_transmits": "1"})
+    machine.ip("address add fe80::7/64 dev far1 nodad", "address add fe80::7/64 dev eth1")
+    shown = "ip -6 address show dev eth1 scope link"
+    until(lambda: "dadfailed" in machine.run(*shown.split()), "the duplicate is found")
+    assert not read(machine)["eth1"]["asks6"]
+    machine.ip("address add fe80::8/64 dev eth1 nodad")
+    assert read(machine)["eth1"]["asks6"]
 
 
 def test_packets_leave_by_the_interface_of_the_route_not_by_that_of_the_address(machine: Namespace) -> None:

@@ -27,6 +27,8 @@ MAX_KEPT_HOPS = 1_000
 """Largest number of next hops for which the nearest interfaces are cached until a route changes."""
 MAX_NODES = 1 << 14
 """Largest number of node addresses that are cached as numbers."""
+_UNUSABLE = 0x44
+"""``IFA_F_TENTATIVE``, which a duplicate address keeps, and ``IFA_F_OPTIMISTIC``."""
 OUTSIDE = "203.0.113.1"
 """A documentation address (RFC 5737), which represents every address without a more specific route."""
 
@@ -86,6 +88,7 @@ class _NodeWide:
         self.leads_to_nodes = _nearest(self.hops, tuple(nodes))
         self.foreign = addresses.foreign(virtual) if virtual else {}
         self.forwarding6 = sysctl("ipv6/conf/all/forwarding") == "1"
+        self.link_local = _link_local()
         self.source_check = int(sysctl("ipv4/conf/all/rp_filter") or 0)
         self._leading = {
             v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES
@@ -134,6 +137,7 @@ def _facts(
         leads_to_nodes=name in node.leads_to_nodes,
         arp_filtered=_arp_filtered(name, own),
         ipv6=sysctl(f"ipv6/conf/{name}/disable_ipv6") == "0",
+        asks6="noarp" in flags or name in node.link_local,
         next_hops=frozenset(hop.gateway for hop in node.hops if hop.gateway and hop.interface == name),
     )
 
@@ -176,6 +180,18 @@ def is_local(address: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def _link_local() -> set[str]:
+    """Return the interfaces with a link-local IPv6 address that the kernel sends by: neither tentative nor a duplicate.
+
+    It asks for the neighbours of what it forwards by such an address only, and asks for none without one.
+    """
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/thread-self/net/if_inet6").read_text(encoding="ascii").splitlines()
+        fields = [line.split() for line in lines]
+        return {name for *_, scope, flags, name in fields if scope == "20" and not int(flags, 16) & _UNUSABLE}
+    return set()
 
 
 def _hooked(bridge: str) -> bool:

@@ -35,8 +35,7 @@ class InterfaceFacts:
     """True if the interface is a bridge with the host-side interface of a pod as a port."""
     bridged_only: frozenset[str] = frozenset()
     """Host-side interfaces of pods that are ports of this bridge, if no route uses it and the kernel passes its frames
-    to the hooks of IP (``bridge-nf-call-iptables``).
-    """
+    to the hooks of IP (``bridge-nf-call-iptables``)."""
     source_check: int = 0
     """``net.ipv4.conf.all.rp_filter``. The kernel uses the larger of this and the interface's own value."""
     rp_filter: int = 0
@@ -52,6 +51,8 @@ class InterfaceFacts:
     answer their ARP requests by it."""
     ipv6: bool = True
     """True if ``net.ipv6.conf.<interface>.disable_ipv6`` is off."""
+    asks6: bool = True
+    """True if the kernel can ask IPv6 neighbours: it has a link-local address to ask by, or the link asks none."""
     leads_to_nodes: bool = False
     """True if, for another node, no route is more specific than one by this interface (any metric, any table)."""
     overlay_port: int = 0
@@ -147,8 +148,7 @@ def _silent(interface: str, hops: Sequence[str], upstream: Sequence[str]) -> str
 
 
 STRICT = 1
-"""Value of ``rp_filter`` with which a packet is accepted only by the interface of the route to its source.
-"""
+"""Value of ``rp_filter`` with which a packet is accepted only by the interface of the route to its source."""
 
 
 def _refused_answers(egress: PlanEgressIP, interface: str, known: InterfaceFacts) -> str:
@@ -253,26 +253,26 @@ def _no_host(address: str, subnet: str) -> str:
 
 
 def _unanswered(egress: PlanEgressIP, interface: str, known: InterfaceFacts) -> str:
-    """Return the reason why the kernel answers no ARP or ND request for the address; empty if it answers.
+    """Return the reason why the kernel answers no ARP or ND request for the address, or sends none; empty if it does.
 
     See ``arp_ignore`` and ``arp_filter`` in the kernel's ip-sysctl. With ``arp_ignore`` = 3 the kernel does not answer
     for an address of scope host, which a virtual address has if its interface has no other address. With 2 it answers
     only if the sender and the address are in the same subnet.
     """
     if egress.family == 6:
-        hint = f"sysctl -w net.ipv6.conf.{interface}.disable_ipv6=0"
-        return "" if known.ipv6 else f"interface {interface} has IPv6 disabled: {hint}"
+        if not known.ipv6:
+            return (
+                f"interface {interface} has IPv6 disabled: sysctl -w net.ipv6.conf.{interface}.disable_ipv6=0"
+            )
+        missing = "no link-local address, or another machine has it: the kernel cannot ask IPv6 neighbours"
+        return "" if known.asks6 else f"interface {interface} has {missing}"
     unanswered = f"the kernel answers no ARP request for {egress.address} on {interface}"
     if known.arp_filtered:
         hint = f"sysctl -w net.ipv4.conf.all.arp_filter=0 net.ipv4.conf.{interface}.arp_filter=0"
         return f"{unanswered}, arp_filter is on and its LAN is not routed by it: {hint}"
-    alone = not known.address
     outside = not any(_holds(subnet, egress.address) for subnet in known.addresses)
-    if (
-        known.arp_ignore < 2
-        or (known.arp_ignore == 2 and not outside)
-        or (known.arp_ignore == 3 and not alone)
-    ):
+    ignored = {0: False, 1: False, 2: outside, 3: not known.address}
+    if not ignored.get(known.arp_ignore, True):
         return ""
     hint = f"sysctl -w net.ipv4.conf.all.arp_ignore=0 net.ipv4.conf.{interface}.arp_ignore=0"
     return f"{unanswered}, arp_ignore is {known.arp_ignore}: {hint}"

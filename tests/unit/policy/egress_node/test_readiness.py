@@ -173,6 +173,12 @@ def test_ipv6_that_is_disabled_on_the_interface_is_named() -> None:
     assert unready(FOUR, "eth1", off) == ""
 
 
+def test_an_interface_by_which_no_ipv6_neighbour_is_asked_is_named() -> None:
+    silent = {"eth1": replace(BOTH, asks6=False)}
+    assert unready(SIX, "eth1", silent).startswith("interface eth1 has no link-local address")
+    assert unready(FOUR, "eth1", silent) == ""
+
+
 def test_the_mtu_is_that_of_the_interfaces_that_packets_to_other_nodes_leave_by() -> None:
     """An address on the loopback device says nothing of the way: that device's MTU is 65,536 bytes."""
     routed = {
