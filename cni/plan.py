@@ -75,7 +75,8 @@ class Plan:
     reserved_sources: tuple[str, ...] = ()
     """Virtual addresses and addresses of nodes, sorted: no pod may send with one of them as its source."""
     egress_sources: tuple[str, ...] = ()
-    """Those of them that the outside sees of gateways, sorted: a pod may not have one as its own address, either."""
+    """Those of them that the outside sees of gateways and no Node object names, sorted: a pod may not have one as its
+    own address, either."""
     overlay_ports: tuple[int, ...] = ()
     """UDP ports at which overlay devices of other programs on this node take packets, sorted."""
     overlay_addresses: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ import json
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from email.parser import HeaderParser
 from pathlib import Path
 from urllib.parse import quote
@@ -128,15 +128,23 @@ def _debian_packages(interpreter: bytes) -> Iterator[dict[str, object]]:
 
 
 def bundle(files: dict[str, bytes]) -> bytes:
-    """Return the files as a compressed archive, in a directory of its own, without times and owners."""
+    """Return the files as a compressed archive, in a directory of its own."""
+    return pack(
+        {f"{NAME}/{name}": content for name, content in files.items()},
+        {f"{NAME}/{name}" for name in PROGRAMS},
+    )
+
+
+def pack(files: dict[str, bytes], programs: Collection[str]) -> bytes:
+    """Return the files as a compressed archive, without times and owners. ``programs``: names of executable files."""
     packed = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as compressed,
         tarfile.open(fileobj=compressed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
         for name in sorted(files):
-            entry = tarfile.TarInfo(f"{NAME}/{name}")
-            entry.size, entry.mode = len(files[name]), 0o755 if name in PROGRAMS else 0o644
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(files[name]), 0o755 if name in programs else 0o644
             archive.addfile(entry, io.BytesIO(files[name]))
     return packed.getvalue()
 

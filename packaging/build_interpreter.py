@@ -8,22 +8,20 @@ python3-venv: ``python packaging/build_interpreter.py``.
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import re
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from build_bundle import pack
 from plugin_archive import ROOT, run
 
 OUTPUT = ROOT / "dist" / "egress-gateway-python.tar.gz"
 PLACEHOLDER = "@" * 12
-"""As long as the name of a version."""
+"""Text in place of a version's name, and as long."""
 HOME = f"/opt/egress-gateway/versions/{PLACEHOLDER}/python"
 PIP = Path("/usr/share/python-wheels")
 """Directory of Debian's wheels, from which environments are made."""
@@ -72,7 +70,8 @@ def build(output: Path, python: str) -> None:
     for name, _ in packages:
         content[f"python/licenses/{name}"] = Path("/usr/share/doc", name, "copyright").read_bytes()
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(pack(content))
+    programs = {f"python/bin/{found.name}", f"python/lib/{_loader(found.program).name}"}
+    output.write_bytes(pack(content, programs))
 
 
 def collect(python: Python) -> dict[str, Path]:
@@ -80,7 +79,6 @@ def collect(python: Python) -> dict[str, Path]:
     stdlib = Path(python.stdlib)
     modules = {f"lib/{python.name}/{path.relative_to(stdlib)}": path for path in _standard_library(stdlib)}
     compiled = [str(path) for path in modules.values() if path.suffix == ".so"]
-    loader = Path(_output("patchelf", "--print-interpreter", python.program).strip())
     libraries = set(re.findall(r"=> (/\S+)", _output("ldd", python.program, *compiled)))
     c_library = next(Path(path) for path in libraries if "/libc.so" in path)
     libraries |= {str(c_library.with_name(name)) for name in NEEDED_BY_WHEELS}
@@ -89,7 +87,10 @@ def collect(python: Python) -> dict[str, Path]:
         raise ValueError(f"no wheel of pip in {PIP}: Debian's python3-venv brings it")
     return {
         **modules,
-        **{f"lib/{Path(path).name}": Path(path).resolve() for path in (str(loader), *sorted(libraries))},
+        **{
+            f"lib/{Path(path).name}": Path(path).resolve()
+            for path in (str(_loader(python.program)), *sorted(libraries))
+        },
         "pip.whl": wheels[-1],
         f"bin/{python.name}": Path(python.program),
     }
@@ -104,14 +105,17 @@ def _standard_library(root: Path) -> Iterable[Path]:
             yield path
 
 
+def _loader(program: str) -> Path:
+    return Path(_output("patchelf", "--print-interpreter", program).strip())
+
+
 def _moved(program: Path, copy: Path) -> bytes:
     """Return the program with the loader and the libraries of the archive. ``copy``: a path for a temporary file."""
     try:
         copy.write_bytes(program.read_bytes())
-        loader = Path(_output("patchelf", "--print-interpreter", str(program)).strip()).name
         options = (
             "--set-interpreter",
-            f"{HOME}/lib/{loader}",
+            f"{HOME}/lib/{_loader(str(program)).name}",
             "--force-rpath",
             "--set-rpath",
             "$ORIGIN/../lib",
@@ -138,21 +142,6 @@ def _packages(paths: Iterable[Path]) -> list[tuple[str, str]]:
 def _other_names(path: Path) -> Iterable[Path]:
     if path.is_relative_to("/usr/lib"):
         yield Path("/", path.relative_to("/usr"))
-
-
-def pack(files: dict[str, bytes]) -> bytes:
-    """Return the files as a compressed archive, without times and owners."""
-    packed = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
-    ):
-        for name in sorted(files):
-            entry = tarfile.TarInfo(name)
-            program = "/bin/" in name or "/lib/ld-" in name
-            entry.size, entry.mode = len(files[name]), 0o755 if program else 0o644
-            archive.addfile(entry, io.BytesIO(files[name]))
-    return packed.getvalue()
 
 
 def _output(*command: str) -> str:

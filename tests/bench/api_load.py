@@ -1,4 +1,4 @@
-"""What the agents of a cluster cost the Kubernetes API, by the number of its nodes; the lab's API server counts.
+"""Measure the load of agents on the Kubernetes API, by the number of nodes; the lab's API server counts.
 
 ``.venv/bin/python -m tests.bench.api_load [--nodes 100,1000,5000]``; needs root. Three nodes have agents: a worker and
 two egress nodes. The others are objects whose kubelets report once, all within seconds, and not once in five minutes.
@@ -37,7 +37,7 @@ Traffic = Mapping[str, Mapping[str, Mapping[str, int]]]
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What one agent costs the API."""
+    """The load of one agent on the API."""
 
     start_requests: int
     start_objects: int
@@ -62,7 +62,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Adds(msgspec.Struct, frozen=True):
-    """What one ADD costs: API requests, listed objects, and the median of the seconds."""
+    """The cost of one ADD: API requests, listed objects, and the median of the seconds."""
 
     requests: float
     objects: float

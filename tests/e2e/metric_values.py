@@ -27,7 +27,7 @@ def asked(node: Node, path: str) -> tuple[int, str]:
 
 
 def value(node: Node, name: str, /, **labels: str) -> float | None:
-    """Of the one series that has these labels among its own; None where there is none."""
+    """Return the value of the one series that has these labels; None if there is none."""
     found = _values(node, name, labels)
     assert len(found) < 2, f"{name} {labels} is not one series: {found}"
     return found[0] if found else None

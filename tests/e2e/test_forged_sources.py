@@ -119,7 +119,7 @@ def test_no_pod_sends_with_a_virtual_address_or_a_nodes(lab: Lab, node: str, kin
 
 
 def test_a_pod_with_a_virtual_address_as_its_own_sends_nothing_with_it(lab: Lab, kind: str) -> None:
-    """As a network plugin gives a pod the address that it asks for, with a route on the node that leads to it."""
+    """Give a pod the address and its node a route to it, as a network plugin does that is asked for an address."""
     node = lab.nodes["w1"]
     pod = node.pod(f"squatter-{kind}", {}, kind)
     interface = "cni0" if kind == "bridge" else pod.host_interface

@@ -171,7 +171,7 @@ def test_a_round_that_fails_is_counted(lab: Lab) -> None:
 
 
 def test_packets_that_a_tunnel_drops_are_counted(lab: Lab, pod: Pod, master: Node) -> None:
-    """Without the entry that names the master's node, the tunnel has nobody to send to."""
+    """Without the entry that names the master's node, the tunnel has no destination."""
     worker = lab.nodes["w1"]
 
     def dropped() -> float:

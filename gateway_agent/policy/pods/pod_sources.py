@@ -85,16 +85,25 @@ def reserved(
     For this node, these are all addresses on uplinks; for other nodes, the addresses in their Node objects. ``shown``:
     source addresses that masters report; in basic mode only the master knows its address.
     """
-    nodes = (address for node in inventory.nodes for address in (*node.addresses, *node.external))
     own = (bare(address) for name in uplinks(plan, facts) for address in facts[name].addresses)
-    known = {*nodes, *_global(own), *egress_sources(inventory, plan, shown)}
+    known = {*_of_nodes(inventory), *_global(own), *egress_sources(inventory, plan, shown)}
     return tuple(sorted(known - {""}))
 
 
 def egress_sources(inventory: Inventory, plan: Plan, shown: Iterable[str]) -> tuple[str, ...]:
-    """Return the addresses that the outside sees of gateways, sorted. ``shown``: as for :func:`reserved`."""
+    """Return the addresses that the outside sees of gateways, sorted. ``shown``: as for :func:`reserved`.
+
+    The addresses in Node objects are left out: in basic mode one of them may be seen outside, and packets of that node
+    to pods of other nodes have it as their source. A virtual address is no node's, whatever an object says.
+    """
     egress = (address for egress in plan.egress_ips for address in (egress.source, egress.source6))
-    return tuple(sorted({*inventory.virtual_addresses, *egress, *_valid(shown)} - {""}))
+    known = {*egress, *_valid(shown)} - {"", *_of_nodes(inventory)}
+    return tuple(sorted({*inventory.virtual_addresses, *known}))
+
+
+def _of_nodes(inventory: Inventory) -> Iterator[str]:
+    """Yield the addresses in the Node objects."""
+    return (address for node in inventory.nodes for address in (*node.addresses, *node.external))
 
 
 def overlay_ports(facts: Mapping[str, InterfaceFacts]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What agents cost a server: their requests, the objects of their lists, the events of their watches."""
+"""Count the cost of agents for a server: their requests, the objects of their lists, the events of their watches."""
 
 from __future__ import annotations
 

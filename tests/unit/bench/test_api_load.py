@@ -1,4 +1,4 @@
-"""What an agent costs the Kubernetes API grows with the cluster in two counts only; more is a growth that is new."""
+"""An agent's load on the Kubernetes API grows with the cluster in two counts only; any other growth fails."""
 
 from __future__ import annotations
 

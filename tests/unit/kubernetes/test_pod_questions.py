@@ -1,4 +1,4 @@
-"""What a pod start asks the API for: which policies there are, and which of them the watch has not delivered."""
+"""The request of a pod start to the API: the present policies, and those that the watch has not delivered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node requests and hands over: whose turn it is, what it keeps, and that a rest is no omission."""
+"""The requests and handovers of a node: whose turn it is, what it keeps, and that a pause omits nothing."""
 
 from __future__ import annotations
 

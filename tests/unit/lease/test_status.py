@@ -1,4 +1,4 @@
-"""What a lease node reports: each state of an egress IP and of a member, with the reason that an operator needs."""
+"""The report of a lease node: each state of an egress IP and of a member, with the reason that an operator needs."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
+
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode, dumps, loads
 from gateway_agent.manifests.model import VIRTUAL_IP, Gateway, Inventory, Node
@@ -72,6 +74,17 @@ def test_virtual_addresses_and_those_of_nodes_are_reserved_and_garbage_of_master
     assert pod_sources.reserved(inventory, PLAN, facts, said) == tuple(expected)
     shown = sorted({"172.16.0.7", "172.16.0.8", "172.16.0.50", "2001:db8::1"})
     assert pod_sources.egress_sources(inventory, PLAN, said) == tuple(shown)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.2", "192.0.2.2"])
+def test_an_address_by_which_nodes_are_reached_may_come_from_where_it_routes_back(address: str) -> None:
+    """In basic mode it may be what the outside sees, too, and the node sends by it to pods of other nodes."""
+    inventory = Inventory((), (), (Node("g2", {}, ("10.0.0.2",), external=("192.0.2.2",)),))
+    assert address in pod_sources.reserved(inventory, PLAN, {}, [address, "172.16.0.8"])
+    assert address not in pod_sources.egress_sources(inventory, PLAN, [address, "172.16.0.8"])
+    assert "172.16.0.8" in pod_sources.egress_sources(inventory, PLAN, [address, "172.16.0.8"])
+    virtual = replace(inventory, gateways=(Gateway("virtual", (), VIRTUAL_IP, addresses=(address,)),))
+    assert address in pod_sources.egress_sources(virtual, PLAN, [])
 
 
 def test_ports_and_addresses_of_overlays_are_those_of_other_programs() -> None:

@@ -1,4 +1,4 @@
-"""What the kernel is asked about packets of a worker's pods, and what its answers mean."""
+"""Route look-ups for packets of a worker's pods, and the meaning of the kernel's answers."""
 
 from __future__ import annotations
 
